@@ -1,0 +1,318 @@
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::labels::{self, Declaration};
+use crate::policy::Policy;
+use crate::profile::compute;
+use crate::syscalls::{name, number};
+
+const HOST: HostFacts =
+    HostFacts { arch: Arch::X86_64, landlock_abi: 7, listener: true, wait_killable: true, cgroup_bpf: true };
+
+fn profile(class: &str, pairs: &[(&str, &str)]) -> Profile {
+    let with = |(key, value): &(&str, &str)| (format!("dev.keep.{key}"), (*value).to_owned());
+    let labels: BTreeMap<_, _> = pairs.iter().chain(&[("intent", "v1")]).map(with).collect();
+    let declaration = labels::parse(&labels).unwrap();
+    compute(&declaration, Some("app"), &Policy::builtin(class).unwrap()).unwrap().profile
+}
+
+fn undeclared(class: &str) -> Profile {
+    compute(&Declaration::Nothing(vec![]), None, &Policy::builtin(class).unwrap()).unwrap().profile
+}
+
+fn planned(pairs: &[(&str, &str)]) -> Plan {
+    plan(&profile("keep", pairs), &HOST).unwrap()
+}
+
+fn answer(plan: &Plan, call: &str, args: &[u64]) -> Action {
+    let mut all = [0; 6];
+    all[..args.len()].copy_from_slice(args);
+    let seccomp = plan.seccomp.as_ref().unwrap();
+    seccomp.action(number(call, seccomp.arch).unwrap(), &all)
+}
+
+const REFUSED: Action = Action::Refuse(1);
+
+#[test]
+fn plain_calls_have_one_rule_without_condition_so_that_the_kernel_caches_them() {
+    let plan = planned(&[("listen", "80/tcp")]);
+    let calls = plan.seccomp.as_ref().unwrap();
+    for call in ["read", "write", "close", "futex", "epoll_wait", "accept4", "fork", "munmap", "recvfrom"] {
+        let rules = &calls.calls[&number(call, Arch::X86_64).unwrap()];
+        assert_eq!(rules, &[CallRule { when: vec![], action: Action::Allow }], "{call}");
+    }
+}
+
+#[test]
+fn dangerous_calls_are_refused_and_seen_and_unknown_ones_answer_enosys() {
+    let plan = planned(&[]);
+    for call in [
+        "ptrace",
+        "mount",
+        "bpf",
+        "io_uring_setup",
+        "keyctl",
+        "kexec_load",
+        "msgget",
+        "memfd_create",
+        "chroot",
+    ] {
+        assert_eq!(answer(&plan, call, &[]), REFUSED, "{call}");
+    }
+    assert_eq!(answer(&plan, "clone3", &[]), Action::Errno(38));
+    assert_eq!(plan.seccomp.unwrap().action(4000, &[0; 6]), Action::Errno(38));
+}
+
+#[test]
+fn a_need_opens_its_calls_and_no_others() {
+    for (need, call) in
+        [("ptrace", "ptrace"), ("io-uring", "io_uring_setup"), ("ipc", "msgget"), ("aio", "io_submit")]
+    {
+        let plan = planned(&[("needs", need)]);
+        assert_eq!(answer(&plan, call, &[]), Action::Allow, "{call}");
+        assert_eq!(answer(&plan, "bpf", &[]), REFUSED);
+    }
+}
+
+#[test]
+fn programs_and_writes_are_observed_and_reading_is_not() {
+    let plan = planned(&[]);
+    for (call, args, expected) in [
+        ("execve", &[][..], Action::Observe),
+        ("execveat", &[3, 0, 0, 0, 0], Action::Observe),
+        ("execveat", &[3, 0, 0, 0, 0x1000], REFUSED),
+        ("open", &[0, 0], Action::Allow),
+        ("openat", &[0, 0, 0x8_0000], Action::Allow),
+        ("openat", &[0, 0, 1], Action::Observe),
+        ("openat", &[0, 0, 0o102], Action::Observe),
+        ("openat", &[0, 0, 0x41_0002], Action::Observe),
+        ("open", &[0, 0o1000], Action::Observe),
+        ("openat2", &[], Action::Observe),
+        ("unlink", &[], Action::Observe),
+        ("setxattrat", &[], Action::Observe),
+        ("fchmod", &[], Action::Allow),
+        ("bind", &[], Action::Observe),
+        ("connect", &[], Action::Observe),
+        ("listen", &[], Action::Observe),
+    ] {
+        assert_eq!(answer(&plan, call, args), expected, "{call} {args:?}");
+    }
+}
+
+#[test]
+fn without_jit_no_memory_becomes_executable_and_with_it_all_may() {
+    let (plain, jit) = (planned(&[]), planned(&[("needs", "jit")]));
+    for (call, args, expected) in [
+        ("mmap", &[0, 4096, 3, 0x22][..], Action::Allow),
+        ("mmap", &[0, 4096, 5, 0x2], Action::Allow),
+        ("mmap", &[0, 4096, 7, 0x2], REFUSED),
+        ("mmap", &[0, 4096, 5, 0x22], REFUSED),
+        ("mprotect", &[0, 4096, 1], Action::Allow),
+        ("mprotect", &[0, 4096, 5], REFUSED),
+        ("pkey_mprotect", &[0, 4096, 4], REFUSED),
+        ("memfd_create", &[], REFUSED),
+    ] {
+        assert_eq!(answer(&plain, call, args), expected, "{call} {args:?}");
+        assert_eq!(answer(&jit, call, args), Action::Allow, "{call} {args:?}");
+    }
+    assert_eq!(answer(&jit, "shmat", &[]), REFUSED);
+    let shm = planned(&[("needs", "ipc")]);
+    assert_eq!(answer(&shm, "shmat", &[0, 0, 0x8000]), REFUSED);
+    assert_eq!(answer(&shm, "shmat", &[0, 0, 0]), Action::Allow);
+}
+
+#[test]
+fn sockets_are_those_that_the_declaration_asks_for() {
+    let plans = [
+        planned(&[]),
+        planned(&[("listen", "80/tcp")]),
+        planned(&[("connect", "dns")]),
+        planned(&[("needs", "raw-sockets")]),
+        planned(&[("connect", "unix:/run/x")]),
+    ];
+    for (args, open) in [
+        ([1, 1, 0], [true, true, true, true, true]),
+        ([1, 0x80801, 0], [true, true, true, true, true]),
+        ([16, 3, 0], [true, true, true, true, true]),
+        ([16, 3, 12], [false, false, false, false, false]),
+        ([2, 1, 0], [false, true, true, false, false]),
+        ([10, 0x801, 6], [false, true, true, false, false]),
+        ([2, 1, 262], [false, false, false, false, false]),
+        ([2, 1, 132], [false, false, false, false, false]),
+        ([2, 2, 0], [false, false, true, false, false]),
+        ([10, 2, 17], [false, false, true, false, false]),
+        ([2, 3, 1], [false, false, false, true, false]),
+        ([17, 3, 0x300], [false, false, false, true, false]),
+        ([40, 1, 0], [false, false, false, false, false]),
+        ([38, 5, 0], [false, false, false, false, false]),
+    ] {
+        for (plan, open) in plans.iter().zip(open) {
+            assert_eq!(answer(plan, "socket", &args), if open { Action::Allow } else { REFUSED }, "{args:?}");
+        }
+    }
+    for (call, args) in [("sendto", &[0, 0, 0, 0x2000_0000][..]), ("sendmsg", &[0, 0, 0x2000_4000])] {
+        assert_eq!(answer(&plans[2], call, args), REFUSED, "{call}");
+        assert_eq!(answer(&plans[2], call, &[0, 0, 0x4000, 0x4000]), Action::Allow, "{call}");
+    }
+    assert_eq!(answer(&plans[2], "socketpair", &[30, 1, 0]), REFUSED);
+}
+
+#[test]
+fn namespaces_terminals_and_personalities_are_closed() {
+    let plan = planned(&[]);
+    for (call, args, expected) in [
+        ("clone", &[0x003d_0f00][..], Action::Allow),
+        ("clone", &[0x1000_0011], REFUSED),
+        ("unshare", &[0x400], Action::Allow),
+        ("unshare", &[0x2_0000], REFUSED),
+        ("ioctl", &[0, 0x5413], Action::Allow),
+        ("ioctl", &[0, 0xffff_ffff_8004_5430], Action::Allow),
+        ("ioctl", &[0, 0x5412], REFUSED),
+        ("ioctl", &[0, 0x1_0000_5412], REFUSED),
+        ("ioctl", &[0, 0x1234], Action::Errno(25)),
+        ("prctl", &[15], Action::Allow),
+        ("prctl", &[35], REFUSED),
+        ("personality", &[0xffff_ffff], Action::Allow),
+        ("personality", &[u64::MAX], Action::Allow),
+        ("personality", &[0x40_0000], REFUSED),
+    ] {
+        assert_eq!(answer(&plan, call, args), expected, "{call} {args:?}");
+    }
+}
+
+#[test]
+fn on_aarch64_the_same_calls_have_that_architectures_numbers() {
+    let host = HostFacts { arch: Arch::Aarch64, ..HOST };
+    let plan = plan(&profile("keep", &[]), &host).unwrap();
+    let calls = plan.seccomp.as_ref().unwrap();
+    assert_eq!(calls.action(221, &[0; 6]), Action::Observe);
+    assert_eq!(calls.action(117, &[0; 6]), REFUSED);
+    assert!(calls.calls.keys().all(|number| name(*number, Arch::Aarch64).is_some()));
+}
+
+#[test]
+fn landlock_gets_the_tcp_ports_and_a_client_may_bind_to_port_0() {
+    let plan = planned(&[("listen", "80/tcp 53/udp"), ("connect", "10.0.0.0/8:443/tcp 440-442/tcp dns")]);
+    let landlock = plan.landlock.unwrap();
+    assert_eq!(landlock.abi, 7);
+    assert_eq!(landlock.bind_tcp, Some(vec![(0, 0), (80, 80)]));
+    assert_eq!(landlock.connect_tcp, Some(vec![(53, 53), (440, 443)]));
+    let quiet = planned(&[("listen", "80/tcp")]).landlock.unwrap();
+    assert_eq!((quiet.bind_tcp, quiet.connect_tcp), (Some(vec![(80, 80)]), Some(vec![])));
+    let newer = super::plan(&profile("keep", &[]), &HostFacts { landlock_abi: 9, ..HOST }).unwrap();
+    assert_eq!(newer.landlock.unwrap().abi, 7);
+}
+
+fn gaps(pairs: &[(&str, &str)], host: &HostFacts) -> Vec<Wall> {
+    let profile = Profile { require: BTreeSet::new(), ..profile("keep", pairs) };
+    plan(&profile, host).unwrap().gaps.into_iter().map(|gap| gap.wall).collect()
+}
+
+#[test]
+fn what_this_host_cannot_give_is_a_gap() {
+    assert_eq!(gaps(&[], &HOST), []);
+    assert_eq!(gaps(&[("listen", "80/tcp"), ("connect", "443/tcp unix:/x")], &HOST), []);
+    for (key, value) in [("connect", "dns"), ("connect", "10.0.0.0/8:1/tcp"), ("needs", "io-uring")] {
+        let gaps = gaps(&[(key, value)], &HOST);
+        assert!(!gaps.is_empty() && gaps.iter().all(|wall| *wall == Wall::Network), "{value}");
+    }
+    let old = |landlock_abi| HostFacts { landlock_abi, ..HOST };
+    assert_eq!(gaps(&[("listen", "80/tcp")], &old(3)), [Wall::Network, Wall::Network]);
+    assert_eq!(gaps(&[], &old(0)), [Wall::Exec, Wall::File, Wall::Network]);
+    assert_eq!(gaps(&[], &HostFacts { listener: false, ..HOST }), [Wall::Policy]);
+}
+
+#[test]
+fn a_required_wall_with_a_gap_makes_no_plan() {
+    let no_landlock = HostFacts { landlock_abi: 0, ..HOST };
+    let error = plan(&profile("keep", &[]), &no_landlock).unwrap_err().to_string();
+    let expected = "policy \"keep\" requires the exec wall, and this kernel has no Landlock";
+    assert!(error.starts_with(expected), "{error}");
+    assert!(plan(&profile("keep", &[("connect", "dns")]), &HOST).is_ok());
+    let strict = Profile { require: [Wall::Network].into(), ..profile("keep", &[("connect", "dns")]) };
+    assert!(plan(&strict, &HOST).is_err());
+    assert!(plan(&undeclared("keep"), &no_landlock).is_ok());
+}
+
+#[test]
+fn without_a_listener_refusals_stand_and_only_their_records_are_missing() {
+    let plan = plan(&profile("keep", &[]), &HostFacts { listener: false, ..HOST }).unwrap();
+    assert_eq!(answer(&plan, "ptrace", &[]), Action::Errno(1));
+    assert_eq!(answer(&plan, "execve", &[]), Action::Allow);
+    let open = &plan.seccomp.as_ref().unwrap().calls[&number("open", Arch::X86_64).unwrap()];
+    assert_eq!(open.len(), 1);
+}
+
+#[test]
+fn audit_mode_refuses_nothing_hardens_nothing_and_knows_what_to_judge() {
+    let plan = plan(&profile("keep-permissive", &[("write", "/run")]), &HOST).unwrap();
+    assert!(!plan.hardens() && !plan.no_new_privileges && plan.hidden.is_empty());
+    assert!(plan.landlock.is_none() && plan.capabilities.is_none());
+    assert!(
+        plan.programs.is_some() && plan.network.is_some() && plan.write.is_some_and(|write| write.len() == 1)
+    );
+    let seccomp = plan.seccomp.unwrap();
+    let allows = |action| matches!(action, Action::Allow | Action::Observe);
+    assert!(allows(seccomp.unknown));
+    assert!(seccomp.calls.values().flatten().all(|rule| allows(rule.action)));
+    assert_eq!(seccomp.action(number("ptrace", Arch::X86_64).unwrap(), &[0; 6]), Action::Observe);
+    assert_eq!(seccomp.action(number("clone3", Arch::X86_64).unwrap(), &[0; 6]), Action::Allow);
+}
+
+#[test]
+fn an_undeclared_image_gets_containerds_list_from_the_kernel_alone_or_nothing() {
+    let baseline = plan(&undeclared("keep"), &HOST).unwrap();
+    assert!(!baseline.hardens() && !baseline.no_new_privileges && baseline.landlock.is_none());
+    for (call, args, expected) in [
+        ("ptrace", &[][..], Action::Allow),
+        ("chroot", &[], Action::Allow),
+        ("mount", &[], Action::Errno(1)),
+        ("keyctl", &[], Action::Errno(1)),
+        ("clone3", &[], Action::Errno(38)),
+        ("clone", &[17], Action::Allow),
+        ("clone", &[0x1000_0000], Action::Errno(1)),
+        ("socket", &[38], Action::Errno(1)),
+        ("socket", &[40], Action::Errno(1)),
+        ("socket", &[17], Action::Allow),
+        ("personality", &[8], Action::Allow),
+        ("personality", &[0x40_0000], Action::Errno(1)),
+    ] {
+        assert_eq!(answer(&baseline, call, args), expected, "{call} {args:?}");
+    }
+    let seccomp = baseline.seccomp.unwrap();
+    let seen = |action| matches!(action, Action::Observe | Action::Refuse(_));
+    assert!(!seccomp.calls.values().flatten().any(|rule| seen(rule.action)));
+
+    let admin = [Capability::new("SYS_ADMIN").unwrap()].into();
+    let admin = baseline_seccomp(&admin, Arch::X86_64);
+    for call in ["mount", "clone3", "setns", "bpf"] {
+        assert_eq!(admin.action(number(call, Arch::X86_64).unwrap(), &[0; 6]), Action::Allow, "{call}");
+    }
+    let free = plan(&undeclared("keep-permissive"), &HOST).unwrap();
+    assert!(free.seccomp.is_none() && free.programs.is_none() && free.gaps.is_empty());
+}
+
+#[test]
+fn password_files_are_hidden_unless_declared() {
+    let shown = |read: &str| 5 - planned(&[("read", read)]).hidden.len();
+    assert_eq!((shown(""), shown("/etc/shadow"), shown("/etc"), shown("/etc/sha")), (0, 1, 5, 0));
+}
+
+#[test]
+fn a_profile_that_was_tampered_with_makes_no_plan() {
+    let profile = Profile { listen: vec!["all".to_owned()], ..profile("keep", &[]) };
+    assert!(matches!(plan(&profile, &HOST), Err(PlanError::Entry { .. })));
+}
+
+#[test]
+fn the_number_of_calls_is_near_what_was_measured() {
+    let count = planned(&[("listen", "80/tcp"), ("connect", "dns")]).seccomp_calls_allowed();
+    assert!((240..290).contains(&count), "{count}");
+}
+
+#[test]
+fn a_plan_survives_being_written_as_json_and_read_back() {
+    let plan = planned(&[("listen", "80/tcp"), ("connect", "443/tcp"), ("write", "/run")]);
+    let text = serde_json::to_string(&plan).unwrap();
+    assert_eq!(serde_json::from_str::<Plan>(&text).unwrap(), plan);
+}
