@@ -1,0 +1,44 @@
+//! What this kernel offers.
+
+use profiles::plan::{Arch, HostFacts};
+
+use crate::sys::{landlock_abi, seccomp};
+
+/// Architecture that this binary, and so every filter that it loads, is for.
+#[cfg(target_arch = "x86_64")]
+pub const NATIVE: Arch = Arch::X86_64;
+/// Architecture that this binary, and so every filter that it loads, is for.
+#[cfg(target_arch = "aarch64")]
+pub const NATIVE: Arch = Arch::Aarch64;
+
+/// Asks the kernel, without changing anything: nothing is loaded, restricted or left open.
+#[must_use]
+pub fn probe() -> HostFacts {
+    let listener = seccomp::has_listener();
+    HostFacts {
+        arch: NATIVE,
+        landlock_abi: landlock_abi(),
+        listener,
+        wait_killable: listener && seccomp::has_wait_killable(),
+        cgroup_bpf: has_cgroup2(),
+    }
+}
+
+/// Whether a cgroup v2 hierarchy is mounted. An unreadable mount table counts as none.
+fn has_cgroup2() -> bool {
+    std::fs::read_to_string("/proc/self/mountinfo")
+        .is_ok_and(|table| table.lines().any(|line| line.contains(" - cgroup2 ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_kernel_has_what_the_other_tests_need() {
+        let facts = probe();
+        assert!(facts.landlock_abi >= 1, "{facts:?}");
+        assert!(facts.listener, "{facts:?}");
+        assert_eq!(facts, probe(), "asking changes nothing");
+    }
+}

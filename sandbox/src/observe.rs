@@ -1,0 +1,232 @@
+//! Serves a filter's listener: answers what is refused, continues what other walls judge, and says what was forbidden.
+
+mod caller;
+mod calls;
+mod judge;
+mod network;
+mod words;
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use profiles::{Observation, Plan};
+
+use crate::handover::{Message, Taker};
+use crate::programs::ResolvedPrograms;
+use crate::sys::seccomp::{self, Answer, Notification};
+use judge::Judge;
+
+/// What the observer has to say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// The program's own `execve` succeeded.
+    Started,
+    /// It was not started; why, where the process could say.
+    Failed(String),
+    /// Something tried to cross a wall. Repeats are not merged here.
+    Observed(Observation),
+    /// [`SETTLE`] has passed since the first observation after the last of these: time to write counts of repeats.
+    Settled,
+}
+
+/// How long after an observation [`Event::Settled`] follows.
+pub const SETTLE: Duration = Duration::from_secs(1);
+
+/// Why observing ended early. Refused and observed calls of the container fail with `ENOSYS` from then on.
+#[derive(Debug, thiserror::Error)]
+pub enum ObserveError {
+    /// What the confined process says does not arrive.
+    #[error("cannot hear from the confined process")]
+    Take(#[source] io::Error),
+    /// The listener failed.
+    #[error("cannot {operation} the listener")]
+    Listener {
+        /// What was tried: `receive from`, `answer`, `wait for`.
+        operation: &'static str,
+        /// Cause.
+        source: io::Error,
+    },
+}
+
+/// Waits for the listener and serves it until all of the container's tasks are gone. `writable` as for
+/// [`crate::enforce::Prepared::new`].
+///
+/// `on` is called when the call that it speaks of is answered already; the next one waits while it runs.
+///
+/// # Errors
+/// When the listener cannot be taken or fails.
+pub fn serve(
+    taker: &Taker,
+    plan: &Plan,
+    programs: &ResolvedPrograms,
+    writable: &[PathBuf],
+    on: &mut dyn FnMut(Event),
+) -> Result<(), ObserveError> {
+    let said = taker.take().map_err(ObserveError::Take)?;
+    let (event, listener) = match said {
+        Message::Listener(fd) => (None, Some(fd)),
+        Message::NoListener => (Some(started(taker)?), None),
+        Message::Failure(text) => (Some(Event::Failed(text)), None),
+        Message::End => (Some(Event::Failed(ENDED_EARLY.to_owned())), None),
+    };
+    event.into_iter().for_each(&mut *on);
+    let Some(listener) = listener else { return Ok(()) };
+    // Kernels before 6.6 do not know it, and are only slower.
+    if let Err(errno) = seccomp::set_sync_wake_up(listener.as_fd())
+        && errno != Errno::EINVAL
+    {
+        return Err(failed("set up")(errno));
+    }
+    let judge = Judge::new(plan, programs, writable);
+    let runtime_executes = judge.sees_execve();
+    Observer { listener, starting: Some(taker), runtime_executes, judge, unsettled: None, on }.run()
+}
+
+/// What comes of a program that nothing is observed of.
+fn started(taker: &Taker) -> Result<Event, ObserveError> {
+    Ok(match taker.take().map_err(ObserveError::Take)? {
+        Message::Failure(text) => Event::Failed(text),
+        Message::Listener(_) | Message::NoListener | Message::End => Event::Started,
+    })
+}
+
+const ENDED_EARLY: &str = "the process ended before its program was started";
+
+fn failed(operation: &'static str) -> impl Fn(Errno) -> ObserveError {
+    move |errno| ObserveError::Listener { operation, source: errno.into() }
+}
+
+/// What woke the observer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Woken {
+    /// A call waits.
+    Call,
+    /// All tasks are gone.
+    Gone,
+    /// Only the confined process's socket has something.
+    Other,
+}
+
+struct Observer<'a> {
+    listener: OwnedFd,
+    /// The socket whose end of file says that the program's `execve` succeeded, until then.
+    starting: Option<&'a Taker>,
+    /// Whether the runtime's own `execve`, the first of all, is still to be seen.
+    runtime_executes: bool,
+    judge: Judge<'a>,
+    /// When the first observation was made that no [`Event::Settled`] followed yet.
+    unsettled: Option<Instant>,
+    on: &'a mut dyn FnMut(Event),
+}
+
+impl Observer<'_> {
+    fn run(mut self) -> Result<(), ObserveError> {
+        loop {
+            let woken = self.wait()?;
+            self.settle();
+            match woken {
+                Woken::Call => self.serve_one()?,
+                Woken::Other => {}
+                Woken::Gone => {
+                    self.hear(Woken::Gone)?;
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    fn settle(&mut self) {
+        if self.unsettled.is_some_and(|since| since.elapsed() >= SETTLE) {
+            self.unsettled = None;
+            (self.on)(Event::Settled);
+        }
+    }
+
+    /// Waits with poll(2): unlike a blocking receive, it tells on every kernel when all tasks are gone.
+    fn wait(&mut self) -> Result<Woken, ObserveError> {
+        let listener = PollFd::new(self.listener.as_fd(), PollFlags::POLLIN);
+        let woken = match self.starting {
+            None => wait_for(&mut [listener], self.unsettled)?,
+            Some(taker) => {
+                let taker = PollFd::new(taker.as_fd(), PollFlags::POLLIN);
+                wait_for(&mut [listener, taker], self.unsettled)?
+            }
+        };
+        if self.starting.is_some() {
+            self.hear(woken)?;
+        }
+        Ok(woken)
+    }
+
+    /// Listens to the confined process until its program runs.
+    fn hear(&mut self, woken: Woken) -> Result<(), ObserveError> {
+        let Some(taker) = self.starting else { return Ok(()) };
+        match taker.poll().map_err(ObserveError::Take)? {
+            // Others may hold the socket open still; what the process itself had to say has been said.
+            None if woken == Woken::Gone && self.runtime_executes => {
+                (self.on)(Event::Failed(ENDED_EARLY.to_owned()));
+            }
+            None if woken == Woken::Gone => (self.on)(Event::Started),
+            None => return Ok(()),
+            Some(Message::Failure(text)) => (self.on)(Event::Failed(text)),
+            Some(_) if self.runtime_executes => (self.on)(Event::Failed(ENDED_EARLY.to_owned())),
+            Some(_) => (self.on)(Event::Started),
+        }
+        self.starting = None;
+        Ok(())
+    }
+
+    fn serve_one(&mut self) -> Result<(), ObserveError> {
+        let mut call = seccomp::empty();
+        match seccomp::receive(self.listener.as_fd(), &mut call) {
+            // The caller died, or a signal interrupted its call, before this.
+            Err(Errno::ENOENT | Errno::EINTR) => return Ok(()),
+            received => received.map_err(failed("receive from"))?,
+        }
+        let (answer, observation) = self.decide(&call);
+        match seccomp::answer(self.listener.as_fd(), call.id, answer) {
+            // As above, after this. What was tried was tried all the same.
+            Ok(()) | Err(Errno::ENOENT) => {}
+            Err(errno) => return Err(failed("answer")(errno)),
+        }
+        if let Some(observation) = observation {
+            self.unsettled.get_or_insert_with(Instant::now);
+            (self.on)(Event::Observed(observation));
+        }
+        Ok(())
+    }
+
+    fn decide(&mut self, call: &Notification) -> (Answer, Option<Observation>) {
+        if self.runtime_executes && calls::is_execve(call.data.nr) {
+            self.runtime_executes = false;
+            return (Answer::Continue, None);
+        }
+        self.judge.decide(call, self.listener.as_fd())
+    }
+}
+
+/// Waits, but no longer than until what was observed `since` is to settle.
+fn wait_for(descriptors: &mut [PollFd<'_>], since: Option<Instant>) -> Result<Woken, ObserveError> {
+    let left = |since: Instant| SETTLE.saturating_sub(since.elapsed()) + Duration::from_millis(1);
+    let timeout = since
+        .map_or(PollTimeout::NONE, |since| PollTimeout::try_from(left(since)).unwrap_or(PollTimeout::MAX));
+    match poll(descriptors, timeout) {
+        Err(Errno::EINTR) => return Ok(Woken::Other),
+        polled => polled.map_err(failed("wait for"))?,
+    };
+    let events = descriptors.first().and_then(PollFd::revents).unwrap_or(PollFlags::empty());
+    Ok(match events {
+        _ if events.contains(PollFlags::POLLIN) => Woken::Call,
+        _ if events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR) => Woken::Gone,
+        _ => Woken::Other,
+    })
+}
+
+/// Whether the call that a judgement is about still waits, so that what was read of its caller is its caller's.
+fn still_waits(listener: BorrowedFd<'_>, call: &Notification) -> bool {
+    seccomp::still_waits(listener, call.id)
+}

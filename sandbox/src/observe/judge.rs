@@ -1,0 +1,183 @@
+//! Judges one call: what to answer, and whether the profile forbids it.
+
+mod files;
+mod sockets;
+
+use std::cell::{OnceCell, RefCell};
+use std::net::IpAddr;
+use std::os::fd::BorrowedFd;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use profiles::plan::{Action, Wall};
+use profiles::policy::Mode;
+use profiles::record::Verdict;
+use profiles::{Observation, Plan};
+
+use super::caller::Caller;
+use super::calls::{self, Call};
+use super::network::Network;
+use super::{still_waits, words};
+use crate::filter;
+use crate::floor;
+use crate::paths::{Root, is_beneath};
+use crate::programs::ResolvedPrograms;
+use crate::sys::seccomp::{Answer, Notification};
+
+/// What a plan forbids, ready to be compared with.
+pub(super) struct Judge<'a> {
+    plan: &'a Plan,
+    programs: &'a ResolvedPrograms,
+    /// Write paths as declared, volumes and the floor.
+    writable: Vec<PathBuf>,
+    /// The same, free of symlinks, once the container's root could be looked at.
+    real_writable: OnceCell<Vec<PathBuf>>,
+    network: Option<Network>,
+    name_servers: OnceCell<Vec<IpAddr>>,
+    /// Who called last: floods come from one process. Any execve makes it forgotten.
+    last_caller: RefCell<Option<Identity>>,
+}
+
+/// Who a caller is, in the container's words.
+#[derive(Debug, Clone)]
+struct Identity {
+    thread: u32,
+    pid: u32,
+    program: String,
+}
+
+/// Something forbidden, before it is known who did it.
+#[derive(Debug)]
+struct Forbidden {
+    wall: Wall,
+    object: String,
+    /// The error that the caller gets; `None` where no wall of this host stops it.
+    errno: Option<Errno>,
+}
+
+impl<'a> Judge<'a> {
+    pub(super) fn new(plan: &'a Plan, programs: &'a ResolvedPrograms, volumes: &[PathBuf]) -> Self {
+        let declared = plan.write.iter().flatten().map(|path| PathBuf::from(path.as_str()));
+        let floor = floor::paths(plan).map(PathBuf::from);
+        Self {
+            plan,
+            programs,
+            writable: declared.chain(volumes.iter().cloned()).chain(floor).collect(),
+            real_writable: OnceCell::new(),
+            network: Network::of(plan),
+            name_servers: OnceCell::new(),
+            last_caller: RefCell::new(None),
+        }
+    }
+
+    /// Whether the plan has execve(2) observed, so that the runtime's own is seen.
+    pub(super) fn sees_execve(&self) -> bool {
+        let execve = u32::try_from(libc::SYS_execve).unwrap_or(u32::MAX);
+        let action = self.plan.seccomp.as_ref().map(|plan| filter::evaluate(plan, execve, &[0; 6]));
+        action == Some(Action::Observe)
+    }
+
+    /// The answer to `call`, and what there is to record of it.
+    pub(super) fn decide(
+        &self,
+        call: &Notification,
+        listener: BorrowedFd<'_>,
+    ) -> (Answer, Option<Observation>) {
+        let caller = Caller::new(call.pid);
+        let (answer, forbidden) = match self.action(call) {
+            Action::Refuse(errno) => self.refuse(call, i32::from(errno)),
+            _ => self.observe(call, caller, listener),
+        };
+        let record = |forbidden: Forbidden| self.record(forbidden, call, caller);
+        let observation = forbidden.map(record);
+        // What was read may be another process's if the caller died meanwhile.
+        let observation = observation.filter(|_| still_waits(listener, call));
+        (answer, observation)
+    }
+
+    fn action(&self, call: &Notification) -> Action {
+        match &self.plan.seccomp {
+            Some(plan) => filter::evaluate(plan, call.data.nr.cast_unsigned(), &call.data.args),
+            None => Action::Observe,
+        }
+    }
+
+    fn refuse(&self, call: &Notification, errno: i32) -> (Answer, Option<Forbidden>) {
+        let forbidden = Forbidden {
+            wall: Wall::Syscall,
+            object: words::call(call.data.nr, &call.data.args),
+            errno: Some(Errno::from_raw(errno)),
+        };
+        match self.plan.mode {
+            Mode::Enforce => (Answer::Errno(errno), Some(forbidden)),
+            Mode::Audit => (Answer::Continue, Some(forbidden)),
+        }
+    }
+
+    fn observe(
+        &self,
+        call: &Notification,
+        caller: Caller,
+        listener: BorrowedFd<'_>,
+    ) -> (Answer, Option<Forbidden>) {
+        let Some(kind) = calls::call(call.data.nr) else {
+            // Only audit mode observes what it would else refuse.
+            let object = words::call(call.data.nr, &call.data.args);
+            return (Answer::Continue, Some(Forbidden { wall: Wall::Syscall, object, errno: None }));
+        };
+        let arguments = &call.data.args;
+        let forbidden = match kind {
+            Call::Listen => return self.listen(call, caller, listener),
+            Call::Bind => self.bind(arguments, caller),
+            Call::Connect => self.connect(arguments, caller),
+            Call::Execute(at) => {
+                let forbidden = self.execute(at, arguments, caller);
+                if forbidden.is_none() {
+                    self.last_caller.take();
+                }
+                forbidden
+            }
+            _ => self.write(kind, arguments, caller),
+        };
+        (Answer::Continue, forbidden)
+    }
+
+    fn record(&self, forbidden: Forbidden, call: &Notification, caller: Caller) -> Observation {
+        let errno = forbidden.errno.filter(|_| self.plan.mode == Mode::Enforce);
+        let who = self.identity(call.pid, caller);
+        Observation {
+            wall: forbidden.wall,
+            operation: words::name(call.data.nr),
+            object: forbidden.object,
+            verdict: if errno.is_some() { Verdict::Denied } else { Verdict::Audited },
+            errno: errno.map(|errno| words::errno(errno as i32)),
+            pid: who.pid,
+            program: who.program,
+        }
+    }
+
+    fn identity(&self, thread: u32, caller: Caller) -> Identity {
+        let mut last = self.last_caller.borrow_mut();
+        match &*last {
+            Some(known) if known.thread == thread => known.clone(),
+            _ => {
+                let found = Identity { thread, pid: caller.inner_pid(), program: caller.program() };
+                last.insert(found).clone()
+            }
+        }
+    }
+
+    /// Whether text alone says that `path` may be written.
+    fn is_plainly_writable(&self, path: &Path) -> bool {
+        self.writable.iter().any(|folder| is_beneath(path, folder))
+    }
+
+    /// Whether `path`, free of symlinks, may be written.
+    fn is_writable(&self, path: &Path, root: &Root) -> bool {
+        let real = self.real_writable.get_or_init(|| {
+            let look = |path: &PathBuf| root.path_of(root.look(path).ok()?.fd);
+            self.writable.iter().filter_map(look).map(|path| PathBuf::from(path.as_str())).collect()
+        });
+        self.is_plainly_writable(path) || real.iter().any(|folder| is_beneath(path, folder))
+    }
+}

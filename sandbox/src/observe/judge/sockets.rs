@@ -1,0 +1,152 @@
+//! Sockets: where they are bound, connected, listened on.
+
+use std::io::Read;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::sys::socket::{
+    Backlog, SockType, SockaddrLike, SockaddrStorage, getsockname, getsockopt, listen, sockopt,
+};
+use profiles::intent::Protocol;
+use profiles::plan::Wall;
+use profiles::policy::Mode;
+
+use super::{Forbidden, Judge};
+use crate::observe::caller::{self, Caller};
+use crate::observe::network::{Address, LONGEST_ADDRESS, Place, name_servers};
+use crate::observe::still_waits;
+use crate::sys::seccomp::{Answer, Notification};
+
+/// More of a resolv.conf is not read; resolvers use the first three servers.
+const LONGEST_RESOLV_CONF: u64 = 1 << 16;
+
+impl Judge<'_> {
+    pub(super) fn bind(&self, arguments: &[u64; 6], caller: Caller) -> Option<Forbidden> {
+        match address(arguments, caller)? {
+            Address::Inet(address) => {
+                let network = self.network.as_ref()?;
+                let place = Place(address, protocol(arguments[0] as RawFd, caller));
+                let errno = network.stops_bind(place).then_some(Errno::EACCES);
+                (!network.may_bind(place)).then(|| network_record(place, errno))
+            }
+            Address::Unix(path) => {
+                let cwd = caller.directory(libc::AT_FDCWD)?;
+                self.make(&caller::join(&cwd, caller::bytes(&path)), caller)
+            }
+            Address::Other => None,
+        }
+    }
+
+    pub(super) fn connect(&self, arguments: &[u64; 6], caller: Caller) -> Option<Forbidden> {
+        let network = self.network.as_ref()?;
+        match address(arguments, caller)? {
+            Address::Inet(address) => {
+                let place = Place(address, protocol(arguments[0] as RawFd, caller));
+                let errno = network.stops_connect(place).then_some(Errno::EACCES);
+                let allowed = network.may_connect(place, || self.name_servers(caller).to_vec());
+                (!allowed).then(|| network_record(place, errno))
+            }
+            Address::Unix(path) => self.connect_unix(&path, caller),
+            Address::Other => None,
+        }
+    }
+
+    /// A socket outside the container's own write folders. Nothing in this kernel stops it yet.
+    fn connect_unix(&self, path: &Path, caller: Caller) -> Option<Forbidden> {
+        let cwd = caller.directory(libc::AT_FDCWD)?;
+        let root = caller.root().ok()?;
+        let found = root.look(caller::join(&cwd, caller::bytes(path))).ok()?;
+        let real = root.path_of(&found.fd)?;
+        let path = Path::new(real.as_str());
+        let own = self.plan.write.iter().flatten().any(|folder| real.is_beneath(folder));
+        if own || self.network.as_ref()?.may_connect_unix(path) {
+            return None;
+        }
+        Some(Forbidden { wall: Wall::Network, object: format!("unix:{real}"), errno: None })
+    }
+
+    /// Only on declared ports. A socket that was never bound gets a port of the kernel's choice from listen(2), past
+    /// every wall: so the observer listens in the caller's stead, on the very socket whose port it saw.
+    pub(super) fn listen(
+        &self,
+        call: &Notification,
+        caller: Caller,
+        listener: BorrowedFd<'_>,
+    ) -> (Answer, Option<Forbidden>) {
+        let Some(network) = &self.network else { return (Answer::Continue, None) };
+        let socket = match caller.take(call.data.args[0] as RawFd) {
+            Ok(socket) if still_waits(listener, call) => socket,
+            // Not a descriptor: the kernel says so best. Nor can anything of ours be at stake.
+            Err(error) if error.raw_os_error() == Some(libc::EBADF) => {
+                return (Answer::Errno(libc::EBADF), None);
+            }
+            _ => return (Answer::Errno(libc::EACCES), None),
+        };
+        let Some(address) = inet_address(&socket) else { return (Answer::Continue, None) };
+        let place = Place(address, Protocol::Tcp);
+        let declared = network.may_listen(address.port(), Protocol::Tcp);
+        let forbidden = (!declared).then(|| match address.port() {
+            0 => Forbidden {
+                wall: Wall::Network,
+                object: "autobind/tcp".to_owned(),
+                errno: Some(Errno::EACCES),
+            },
+            _ => network_record(place, Some(Errno::EACCES)),
+        });
+        match (forbidden, self.plan.mode) {
+            (forbidden, Mode::Audit) => (Answer::Continue, forbidden),
+            (Some(forbidden), Mode::Enforce) => (Answer::Errno(libc::EACCES), Some(forbidden)),
+            (None, Mode::Enforce) => (listen_for(&socket, call.data.args[1]), None),
+        }
+    }
+
+    fn name_servers(&self, caller: Caller) -> &[IpAddr] {
+        self.name_servers.get_or_init(|| {
+            let mut text = String::new();
+            let read = caller.root().and_then(|root| {
+                let file = root.open_path("/etc/resolv.conf", OFlag::O_RDONLY | OFlag::O_NONBLOCK)?;
+                std::fs::File::from(file).take(LONGEST_RESOLV_CONF).read_to_string(&mut text)
+            });
+            if read.is_ok() { name_servers(&text) } else { Vec::new() }
+        })
+    }
+}
+
+fn network_record(place: Place, errno: Option<Errno>) -> Forbidden {
+    Forbidden { wall: Wall::Network, object: place.to_string(), errno }
+}
+
+fn listen_for(socket: &OwnedFd, backlog: u64) -> Answer {
+    // The kernel cuts a backlog that is too long; so does this.
+    let backlog = Backlog::new(backlog as u32 as i32).unwrap_or(Backlog::MAXCONN);
+    match listen(socket, backlog) {
+        Ok(()) => Answer::Value(0),
+        Err(errno) => Answer::Errno(errno as i32),
+    }
+}
+
+/// The address of a stream socket of either internet family.
+fn inet_address(socket: &OwnedFd) -> Option<SocketAddr> {
+    let address: SockaddrStorage = getsockname(socket.as_raw_fd()).ok()?;
+    match i32::from(address.family()? as u16) {
+        libc::AF_INET => address.as_sockaddr_in().map(|a| SocketAddr::from((a.ip(), a.port()))),
+        libc::AF_INET6 => {
+            address.as_sockaddr_in6().map(|a| SocketAddr::from((a.ip().to_canonical(), a.port())))
+        }
+        _ => None,
+    }
+}
+
+fn address(arguments: &[u64; 6], caller: Caller) -> Option<Address> {
+    let length = usize::try_from(arguments[2]).ok()?.min(LONGEST_ADDRESS);
+    Some(Address::parse(&caller.bytes(arguments[1], length)?))
+}
+
+/// Datagrams are UDP's, all else counts as TCP.
+fn protocol(fd: RawFd, caller: Caller) -> Protocol {
+    let kind = caller.take(fd).ok().and_then(|socket| getsockopt(&socket.as_fd(), sockopt::SockType).ok());
+    if kind == Some(SockType::Datagram) { Protocol::Udp } else { Protocol::Tcp }
+}

@@ -1,0 +1,174 @@
+//! Hardens an OCI runtime spec on the host, before the container exists.
+
+mod mounts;
+mod program_folders;
+#[cfg(test)]
+mod tests;
+mod write_paths;
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{Capabilities, LinuxCapabilities, Mount, Process, Spec};
+use profiles::Plan;
+use profiles::plan::Gap;
+use profiles::policy::Mode;
+
+use crate::paths::Root;
+use crate::programs::ResolvedPrograms;
+
+/// Why a spec cannot be hardened.
+#[derive(Debug, thiserror::Error)]
+pub enum SpecError {
+    /// The spec lacks a part that every Linux container has.
+    #[error("runtime spec has no {0}")]
+    Missing(&'static str),
+    /// The image's root cannot be opened.
+    #[error("cannot open the image's root {path}")]
+    Root {
+        /// The root.
+        path: PathBuf,
+        /// Cause.
+        source: io::Error,
+    },
+    /// A write path cannot be made or opened.
+    #[error("cannot prepare write path {path}")]
+    WritePath {
+        /// As declared.
+        path: String,
+        /// Cause.
+        source: io::Error,
+    },
+    /// A write path has a name that a mount cannot have.
+    #[error("write path {0} leads to a path that is no text, or out of the image")]
+    WritePathName(String),
+    /// A folder of programs, or a place for a mount in it, cannot be looked at or made.
+    #[error("cannot prepare {path}, in a folder of programs")]
+    ProgramFolder {
+        /// In the image.
+        path: PathBuf,
+        /// Cause.
+        source: io::Error,
+    },
+    /// `linux.seccomp` cannot be turned into JSON.
+    #[error("cannot serialise the runtime spec's seccomp profile")]
+    Seccomp(#[source] serde_json::Error),
+}
+
+/// Narrows `spec` to `plan`; `rootfs` is where the image is mounted, writable; `empty` is a file of mode 000 to hide others with.
+///
+/// Root read-only, each write path a mount of its own (made for the container's user where the image lacks it), every
+/// writable mount `noexec,nosuid,nodev`, the image's usual folders of programs `noexec` but for `programs`, hidden files
+/// masked, the process as by [`harden_process`]. A plan in audit mode, or without a wall, leaves that part of the spec
+/// as it is. `linux.seccomp` stays: see [`take_seccomp`]. Gives the folders of programs that were left executable
+/// although nobody declared them.
+///
+/// # Errors
+/// When the spec lacks its process or root, or a write path or folder of programs cannot be prepared.
+pub fn harden(
+    spec: &mut Spec,
+    plan: &Plan,
+    programs: &ResolvedPrograms,
+    rootfs: &Path,
+    empty: &Path,
+) -> Result<Vec<Gap>, SpecError> {
+    let process = spec.process_mut().as_mut().ok_or(SpecError::Missing("process"))?;
+    harden_process(process, plan);
+    let owner = write_paths::Owner::of(process.user());
+    if plan.mode == Mode::Audit {
+        return Ok(Vec::new());
+    }
+    let root = Root::open(rootfs).map_err(|source| SpecError::Root { path: rootfs.to_owned(), source })?;
+    if let Some(write) = &plan.write {
+        let mut list = spec.mounts().clone().unwrap_or_default();
+        mounts::narrow(&mut list, plan);
+        write_paths::add(&mut list, write, &root, owner)?;
+        spec.set_mounts(Some(list));
+        // Who may write everywhere needs a writable root.
+        if !write.iter().any(|path| path.as_str() == "/") {
+            spec.root_mut().as_mut().ok_or(SpecError::Missing("root"))?.set_readonly(Some(true));
+        }
+    }
+    let gaps = cover(spec, plan, programs, &root)?;
+    hide(spec, plan, &root, empty);
+    Ok(gaps)
+}
+
+/// Who may write everywhere may replace the declared programs too: their folders are left as they are then.
+fn cover(
+    spec: &mut Spec,
+    plan: &Plan,
+    programs: &ResolvedPrograms,
+    root: &Root,
+) -> Result<Vec<Gap>, SpecError> {
+    if plan.programs.is_none() || plan.write.iter().flatten().any(|path| path.as_str() == "/") {
+        return Ok(Vec::new());
+    }
+    let readonly = spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or_default();
+    let mounts = spec.mounts_mut().get_or_insert_default();
+    program_folders::add(mounts, programs, root, readonly)
+        .map_err(|(path, source)| SpecError::ProgramFolder { path, source })
+}
+
+/// Narrows one process, the container's own or an exec's: `no_new_privileges`, and each capability set to what the
+/// process's bounding set and the plan both have; ambient too, so that a user other than root really has them.
+pub fn harden_process(process: &mut Process, plan: &Plan) {
+    if plan.no_new_privileges {
+        process.set_no_new_privileges(Some(true));
+    }
+    if plan.mode == Mode::Audit {
+        return;
+    }
+    if let Some(granted) = &plan.capabilities {
+        let bounding = process.capabilities().as_ref().and_then(|sets| sets.bounding().as_ref());
+        let name = |capability: &oci_spec::runtime::Capability| capability.to_string();
+        let left: Capabilities = bounding
+            .into_iter()
+            .flatten()
+            .filter(|capability| granted.iter().any(|have| have.as_str() == name(capability)))
+            .copied()
+            .collect();
+        let mut sets = LinuxCapabilities::default();
+        sets.set_bounding(Some(left.clone()))
+            .set_effective(Some(left.clone()))
+            .set_inheritable(Some(left.clone()))
+            .set_permitted(Some(left.clone()))
+            .set_ambient(Some(left));
+        process.set_capabilities(Some(sets));
+    }
+}
+
+/// Destinations of the volumes that the deployer mounted read-write. To be asked before [`harden`], which adds mounts
+/// of its own.
+#[must_use]
+pub fn writable_volumes(spec: &Spec, plan: &Plan) -> Vec<PathBuf> {
+    let all = spec.mounts().iter().flatten();
+    let volumes = all.filter(|mount| mounts::is_writable_volume(mount)).map(|mount| mount.destination());
+    let declared =
+        |path: &PathBuf| plan.write.iter().flatten().any(|write| Path::new(write.as_str()) == path.as_path());
+    volumes.filter(|path| !declared(path)).cloned().collect()
+}
+
+/// Takes the pod's own seccomp profile out of the spec, as JSON: our filters are loaded by [`crate::enforce`].
+///
+/// # Errors
+/// When it cannot be serialised.
+pub fn take_seccomp(spec: &mut Spec) -> Result<Option<String>, SpecError> {
+    let taken = spec.linux_mut().as_mut().and_then(|linux| linux.seccomp_mut().take());
+    taken.map(|profile| serde_json::to_string(&profile).map_err(SpecError::Seccomp)).transpose()
+}
+
+/// Hides the plan's hidden files, those that the image has, beneath `empty`. Read-only, as it is one file for all of them.
+fn hide(spec: &mut Spec, plan: &Plan, root: &Root, empty: &Path) {
+    let there = plan.hidden.iter().filter(|path| root.look(path.as_str()).is_ok());
+    let mounts = spec.mounts_mut().get_or_insert_default();
+    for path in there {
+        let mut mount = Mount::default();
+        mount
+            .set_destination(PathBuf::from(path.as_str()))
+            .set_typ(Some("bind".to_owned()))
+            .set_source(Some(empty.to_owned()))
+            .set_options(Some(["bind", "ro", "nosuid", "nodev", "noexec"].map(str::to_owned).to_vec()));
+        mounts.push(mount);
+    }
+}

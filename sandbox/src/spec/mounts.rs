@@ -1,0 +1,110 @@
+//! The mounts that a runtime spec brings.
+
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::Mount;
+use profiles::Plan;
+use profiles::intent::AbsPath;
+
+use crate::paths::is_beneath;
+
+/// Files that the runtime mounts for name look-ups; nothing in the container has reason to write them.
+const NAME_FILES: [&str; 3] = ["/etc/hosts", "/etc/hostname", "/etc/resolv.conf"];
+
+/// File systems of the kernel's own, whose options the runtime spec already sets.
+const KERNEL_TYPES: [&str; 6] = ["proc", "sysfs", "cgroup", "cgroup2", "devpts", "securityfs"];
+
+/// Where Kubernetes reads a container's last words from.
+const TERMINATION_LOG: &str = "/dev/termination-log";
+
+/// Takes from every writable mount what nobody declared: executing, set-user-id, devices.
+pub(super) fn narrow(mounts: &mut [Mount], plan: &Plan) {
+    for mount in mounts {
+        let destination = mount.destination().clone();
+        if KERNEL_TYPES.contains(&kind(mount)) {
+            continue;
+        }
+        if is_bind(mount) && NAME_FILES.iter().any(|file| destination == Path::new(file)) {
+            set(mount, "ro", &["rw"]);
+        }
+        if is_read_only(mount) {
+            continue;
+        }
+        let holds_program = is_bind(mount) && programs(plan).any(|p| is_beneath(p, &destination));
+        if !holds_program {
+            set(mount, "noexec", &["exec", "rexec"]);
+        }
+        set(mount, "nosuid", &["suid", "rsuid"]);
+        // The runtime makes the container's few devices in /dev.
+        if destination != Path::new("/dev") {
+            set(mount, "nodev", &["dev", "rdev"]);
+        }
+        if has(mount, "rbind") {
+            // Mounts beneath the volume's source come along with it.
+            for option in ["rnosuid", "rnodev"] {
+                set(mount, option, &[]);
+            }
+            if !holds_program {
+                set(mount, "rnoexec", &[]);
+            }
+        }
+    }
+}
+
+fn programs(plan: &Plan) -> impl Iterator<Item = &Path> {
+    let entrypoint = plan.entrypoint.as_deref().filter(|path| path.starts_with('/'));
+    let declared = plan.programs.iter().flatten().map(AbsPath::as_str);
+    declared.chain(entrypoint).map(Path::new)
+}
+
+/// Whether the deployer mounted something here to be written.
+pub(super) fn is_writable_volume(mount: &Mount) -> bool {
+    let path = mount.destination();
+    let of_the_runtime = NAME_FILES.iter().any(|file| path == Path::new(file))
+        || ["/dev", "/proc", "/sys"].iter().any(|folder| is_beneath(path, Path::new(folder)));
+    is_bind(mount) && !is_read_only(mount) && (!of_the_runtime || path == Path::new(TERMINATION_LOG))
+}
+
+pub(super) fn is_bind(mount: &Mount) -> bool {
+    kind(mount) == "bind" || has(mount, "bind") || has(mount, "rbind")
+}
+
+pub(super) fn is_tmpfs(mount: &Mount) -> bool {
+    kind(mount) == "tmpfs" && !is_bind(mount)
+}
+
+/// The last of `ro` and `rw` counts.
+fn is_read_only(mount: &Mount) -> bool {
+    let options = mount.options().iter().flatten().rev();
+    options
+        .into_iter()
+        .find(|option| ["ro", "rro", "rw"].contains(&option.as_str()))
+        .is_some_and(|o| o != "rw")
+}
+
+fn kind(mount: &Mount) -> &str {
+    mount.typ().as_deref().unwrap_or_default()
+}
+
+fn has(mount: &Mount, option: &str) -> bool {
+    mount.options().iter().flatten().any(|have| have == option)
+}
+
+pub(super) fn set(mount: &mut Mount, option: &str, instead_of: &[&str]) {
+    let options = mount.options_mut().get_or_insert_default();
+    options.retain(|have| !instead_of.contains(&have.as_str()));
+    if !options.iter().any(|have| have == option) {
+        options.push(option.to_owned());
+    }
+}
+
+/// A mount of our own.
+pub(super) fn mount(destination: &Path, kind: &str, source: PathBuf, options: Vec<String>) -> Mount {
+    let mut mount = Mount::default();
+    mount
+        .set_destination(destination.to_owned())
+        .set_typ(Some(kind.to_owned()))
+        .set_source(Some(source))
+        .set_options(Some(options));
+    mount
+}

@@ -1,0 +1,78 @@
+//! Forking, and what only a fork's child may do.
+
+use std::io;
+use std::os::fd::RawFd;
+
+use nix::errno::Errno;
+use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+use nix::unistd::{ForkResult, Pid};
+
+/// Forks; the child runs `child` and exits with its value, without running destructors or exit handlers of the parent.
+pub(crate) fn fork(child: impl FnOnce() -> i32) -> io::Result<Pid> {
+    // SAFETY: `process::spawn`, the only caller, saw that this process has one thread, so no lock is held by a thread
+    // that the child lacks.
+    match unsafe { nix::unistd::fork() }? {
+        ForkResult::Parent { child } => Ok(child),
+        ForkResult::Child => {
+            let run = std::panic::AssertUnwindSafe(child);
+            let code = std::panic::catch_unwind(run).unwrap_or_else(|_| std::process::abort());
+            // SAFETY: ends the process at once; nothing runs afterwards that could see broken state.
+            unsafe { libc::_exit(code) }
+        }
+    }
+}
+
+/// Resets every signal to its default and unblocks all.
+pub(crate) fn reset_signals() -> io::Result<()> {
+    for signal in 1..=libc::SIGRTMAX() {
+        // SAFETY: SIG_DFL installs no handler, so no code of ours can run in a signal's context. Numbers that cannot
+        // be changed (SIGKILL, SIGSTOP, libc's own) fail, and have their default already.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    Ok(sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?)
+}
+
+/// Closes every descriptor from 3 up but those of `keep`.
+pub(crate) fn close_others(keep: &[RawFd]) -> io::Result<()> {
+    let mut keep: Vec<RawFd> = keep.iter().copied().filter(|fd| *fd >= 3).collect();
+    keep.sort_unstable();
+    let mut first = 3;
+    for fd in keep.into_iter().chain([RawFd::MAX]) {
+        if fd > first {
+            close_range(first, fd - 1)?;
+        }
+        first = fd.saturating_add(1);
+    }
+    Ok(())
+}
+
+fn close_range(first: RawFd, last: RawFd) -> io::Result<()> {
+    // SAFETY: the call takes three numbers. Descriptors that an object of the parent owns are closed under it; the
+    // caller is a fresh child that uses none but those it keeps, and exits without dropping the others.
+    match unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) } {
+        0 => Ok(()),
+        _ if Errno::last() == Errno::ENOSYS => close_listed(first, last),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// For kernels before 5.9.
+fn close_listed(first: RawFd, last: RawFd) -> io::Result<()> {
+    let mut open = Vec::new();
+    for entry in std::fs::read_dir("/proc/self/fd")? {
+        if let Some(fd) = entry?.file_name().to_str().and_then(|name| name.parse::<RawFd>().ok()) {
+            open.push(fd);
+        }
+    }
+    for fd in open.into_iter().filter(|fd| (first..=last).contains(fd)) {
+        // SAFETY: as in `close_range`. EBADF is the directory just read, closed by now.
+        unsafe { libc::close(fd) };
+    }
+    Ok(())
+}
+
+/// `kill`, for any signal number; `nix`'s own takes no real-time signals.
+pub(crate) fn kill(pid: Pid, signal: i32) -> nix::Result<()> {
+    // SAFETY: the call takes two numbers.
+    Errno::result(unsafe { libc::kill(pid.as_raw(), signal) }).map(drop)
+}

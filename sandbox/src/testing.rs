@@ -1,0 +1,27 @@
+//! Plans made by hand, for this crate's tests.
+
+use profiles::Plan;
+use profiles::intent::AbsPath;
+use profiles::policy::Mode;
+
+pub(crate) fn abs(path: &str) -> AbsPath {
+    AbsPath::new(path).unwrap()
+}
+
+/// A plan of an enforcing class that has no wall yet.
+pub(crate) fn bare_plan() -> Plan {
+    Plan {
+        profile: "sha256:0".to_owned(),
+        mode: Mode::Enforce,
+        programs: None,
+        entrypoint: None,
+        write: None,
+        hidden: Default::default(),
+        no_new_privileges: true,
+        capabilities: None,
+        landlock: None,
+        seccomp: None,
+        network: None,
+        gaps: Vec::new(),
+    }
+}
