@@ -1,0 +1,165 @@
+//! What containerd runs: `start`, which leaves the pod's server behind and prints its address; `delete`, which cleans
+//! up after a server that died; `-v` and `-info`.
+//!
+//! See docs/decisions/0001-thin-bootstrap.md for why this is not the `containerd-shim` crate's.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::SystemTime;
+
+use anyhow::{Context, Result, bail};
+use containerd_shim::Flags;
+use containerd_shim_protos::api::DeleteResponse;
+use containerd_shim_protos::protobuf::{Message, MessageField};
+use containerd_shim_protos::types::introspection::{RuntimeInfo, RuntimeVersion};
+
+use crate::events::timestamp;
+use crate::identity::{Id, group};
+use crate::walls::Folders;
+
+/// The runtime's name to containerd.
+const RUNTIME: &str = "io.containerd.keep.v2";
+
+/// Does what the arguments say.
+///
+/// # Errors
+/// When it cannot; containerd shows the text.
+pub(crate) fn run(args: &[OsString], serve: impl FnOnce(&Flags) -> Result<()>) -> Result<()> {
+    let flags = containerd_shim::parse(args).context("cannot parse arguments")?;
+    if flags.version {
+        let name = env!("CARGO_BIN_NAME");
+        return print(format!("{name}:\n  Version:  {}\n", env!("CARGO_PKG_VERSION")).as_bytes());
+    }
+    if flags.info {
+        return print(&info().write_to_bytes()?);
+    }
+    match flags.action.as_str() {
+        "start" => start(&flags),
+        "delete" => delete(&flags),
+        "serve" => serve(&flags),
+        "" => bail!("this is a containerd shim: containerd runs it. See `keep --help` for people's command"),
+        other => bail!("unknown action {other:?}"),
+    }
+}
+
+fn print(bytes: &[u8]) -> Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(bytes)?;
+    Ok(out.flush()?)
+}
+
+fn info() -> RuntimeInfo {
+    RuntimeInfo {
+        name: RUNTIME.to_owned(),
+        version: MessageField::some(RuntimeVersion {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            ..RuntimeVersion::default()
+        }),
+        ..RuntimeInfo::default()
+    }
+}
+
+/// Starts the pod's server, or finds it, and prints its address.
+fn start(flags: &Flags) -> Result<()> {
+    let id = Id::parse(&flags.id)?;
+    Id::parse(&flags.namespace)?;
+    let bundle = std::env::current_dir().context("cannot find the bundle")?;
+    let address = containerd_shim::socket_address(&flags.address, &flags.namespace, &pod_of(&bundle, &id)?);
+    let path = socket_path(&address)?;
+    if let Some(listener) = listen(&path)? {
+        leave_server(flags, &bundle, listener)?;
+    }
+    std::fs::write("address", &address).context("cannot write the address file")?;
+    print(address.as_bytes())
+}
+
+/// Binds the socket, or finds that a server answers there already.
+fn listen(path: &Path) -> Result<Option<UnixListener>> {
+    if let Some(parent) = path.parent() {
+        std::fs::DirBuilder::new().recursive(true).mode(0o711).create(parent)?;
+    }
+    match UnixListener::bind(path) {
+        Ok(listener) => Ok(Some(listener)),
+        Err(err) if err.kind() == io::ErrorKind::AddrInUse => {
+            if UnixStream::connect(path).is_ok() {
+                return Ok(None);
+            }
+            // A dead server's.
+            std::fs::remove_file(path).with_context(|| format!("cannot remove the stale socket {path:?}"))?;
+            let listener = UnixListener::bind(path).with_context(|| format!("cannot listen at {path:?}"))?;
+            Ok(Some(listener))
+        }
+        Err(err) => Err(err).with_context(|| format!("cannot listen at {path:?}")),
+    }
+}
+
+/// The server is this program again, with the listening socket as its standard input: a fresh process is smaller
+/// than a forked one, and holds nothing else of its parent's.
+fn leave_server(flags: &Flags, bundle: &Path, listener: UnixListener) -> Result<()> {
+    let log = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(nix::fcntl::OFlag::O_NONBLOCK.bits())
+        .open(bundle.join("log"))
+        .map_or_else(|_| Stdio::null(), Stdio::from);
+    let mut command = Command::new(std::env::current_exe().context("cannot find this program")?);
+    command
+        .args(["-namespace", &flags.namespace, "-id", &flags.id, "-address", &flags.address])
+        .args(flags.debug.then_some("-debug"))
+        .arg("serve")
+        .current_dir(bundle)
+        .stdin(Stdio::from(OwnedFd::from(listener)))
+        .stdout(Stdio::null())
+        .stderr(log);
+    command.spawn().context("cannot start the shim's server")?;
+    Ok(())
+}
+
+/// The id by which the pod's containers share a server.
+fn pod_of(bundle: &Path, id: &Id) -> Result<String> {
+    #[derive(serde::Deserialize)]
+    struct Annotated {
+        #[serde(default)]
+        annotations: HashMap<String, String>,
+    }
+    let config = std::fs::read(bundle.join("config.json")).context("cannot read config.json")?;
+    let annotated: Annotated = serde_json::from_slice(&config).context("cannot parse config.json")?;
+    Ok(group(&annotated.annotations, id))
+}
+
+fn socket_path(address: &str) -> Result<PathBuf> {
+    let path = address.strip_prefix("unix://").context("the socket's address is not unix://")?;
+    Ok(PathBuf::from(path))
+}
+
+/// Cleans up after a server that died.
+fn delete(flags: &Flags) -> Result<()> {
+    let (namespace, id) = (Id::parse(&flags.namespace)?, Id::parse(&flags.id)?);
+    let bundle =
+        if flags.bundle.is_empty() { std::env::current_dir()? } else { PathBuf::from(&flags.bundle) };
+    let folders = Folders::of_bundle(&bundle, &namespace, &id);
+    crate::remove::remove(&folders, &bundle)?;
+    if let Ok(address) = std::fs::read_to_string(bundle.join("address")) {
+        remove_dead_socket(&socket_path(&address)?)?;
+    }
+    let response = DeleteResponse {
+        exit_status: 137,
+        exited_at: MessageField::some(timestamp(SystemTime::now())),
+        ..DeleteResponse::default()
+    };
+    print(&response.write_to_bytes()?)
+}
+
+fn remove_dead_socket(path: &Path) -> Result<()> {
+    match UnixStream::connect(path) {
+        Err(err) if err.kind() == io::ErrorKind::ConnectionRefused => Ok(std::fs::remove_file(path)?),
+        _ => Ok(()),
+    }
+}

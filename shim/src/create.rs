@@ -1,0 +1,383 @@
+//! Creates a container, in a child of its own: from the image's labels to walls, and to a process that waits to start.
+
+use std::collections::BTreeSet;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use libcontainer::container::builder::ContainerBuilder;
+use libcontainer::syscall::syscall::SyscallType;
+use oci_spec::runtime::Spec;
+use profiles::intent::Capability;
+use profiles::labels::{self, Declaration};
+use profiles::plan::{Wall, baseline_seccomp};
+use profiles::profile::{self, Computed, Origin};
+use profiles::record::{self, Observation, Verdict};
+use profiles::{Plan, Policy};
+use sandbox::handover::Giver;
+use sandbox::programs;
+
+use crate::config::Config;
+use crate::error::{Failure, Kind, chain};
+use crate::executor::WallsExecutor;
+use crate::identity::{Id, Identity, Role};
+use crate::image::{self, Image};
+use crate::records::{Context, Recorder, Spool};
+use crate::stdio::ProcessStdio;
+use crate::walls::{Folders, Walls};
+
+/// A mount of the container's root filesystem, as containerd asks for it.
+#[derive(Debug, Clone)]
+pub(crate) struct RootfsMount {
+    pub(crate) kind: String,
+    pub(crate) source: String,
+    pub(crate) options: Vec<String>,
+}
+
+/// Everything that creating a container takes.
+#[derive(Debug)]
+pub(crate) struct Creation {
+    /// containerd namespace.
+    pub(crate) namespace: Id,
+    /// Container id.
+    pub(crate) id: Id,
+    /// containerd's bundle.
+    pub(crate) bundle: PathBuf,
+    /// containerd's gRPC socket.
+    pub(crate) containerd: String,
+    /// Mounts of the root filesystem.
+    pub(crate) rootfs: Vec<RootfsMount>,
+    /// The handler's configuration.
+    pub(crate) config: Config,
+    /// Our folders.
+    pub(crate) folders: Folders,
+    /// The process's ends of its standard streams.
+    pub(crate) stdio: ProcessStdio,
+    /// Where it sends its terminal, if it has one.
+    pub(crate) console: Option<PathBuf>,
+    /// Where it hands over its listener.
+    pub(crate) giver: Giver,
+}
+
+/// Creates the container; its process id in the shim's pid namespace. What a failure leaves behind, the shim removes:
+/// this child may have been killed.
+///
+/// # Errors
+/// When the labels are invalid, the policy refuses, a wall cannot be prepared, or libcontainer fails.
+pub(crate) fn create(creation: Creation) -> Result<i32, Failure> {
+    let Creation {
+        namespace,
+        id,
+        bundle,
+        containerd,
+        config,
+        folders,
+        stdio,
+        console,
+        giver,
+        rootfs: mounts,
+    } = creation;
+    let rootfs = &bundle.join("rootfs");
+    for mount in &mounts {
+        let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+        containerd_shim::mount::mount_rootfs(
+            some(&mount.kind).as_deref(),
+            some(&mount.source).as_deref(),
+            &mount.options,
+            rootfs,
+        )
+        .map_err(|err| Failure::internal("cannot mount the root filesystem", &err))?;
+    }
+    let mut spec =
+        Spec::load(bundle.join("config.json")).map_err(|err| Failure::from_error(Kind::Invalid, &err))?;
+    let identity = Identity::from_spec(namespace.as_str(), &id, &spec);
+    let decision = Decision::make(&identity, &containerd, &config, &spec)?;
+    let walls = decision.walls(&mut spec, rootfs, identity)?;
+    check_init(&walls, &spec, rootfs, &config)?;
+    let gaps = sandbox::spec::harden(&mut spec, &walls.plan, &walls.programs, rootfs, &folders.empty())
+        .map_err(|err| Failure::internal("cannot raise the walls in the runtime spec", &err))?;
+    for gap in &gaps {
+        walls.recorder(&config.data_dir, None).gap(gap);
+        if walls.profile.require.contains(&gap.wall) {
+            let because =
+                format!("class {} requires the {} wall: {}", walls.profile.policy, gap.wall, gap.sentence);
+            return Err(Failure::new(Kind::Precondition, because));
+        }
+    }
+    let walls = match spec.process_mut() {
+        Some(process) => walls.for_process(process),
+        None => walls,
+    };
+    if let Some(root) = spec.root_mut() {
+        root.set_path(rootfs.to_owned());
+    }
+    spec.save(folders.bundle().join("config.json"))
+        .map_err(|err| Failure::internal("cannot write the hardened runtime spec", &err))?;
+    folders.save(&walls).map_err(|err| Failure::internal("cannot write the container's walls", &err))?;
+    stdio
+        .chown(user(&spec))
+        .map_err(|err| Failure::internal("cannot give the streams to the container's user", &err))?;
+    let systemd = config.systemd_cgroup.unwrap_or_else(|| is_systemd_path(&spec));
+    libcontainer(&id, &folders, walls, stdio, console, giver, systemd)
+}
+
+/// What was decided about a container before its root filesystem was looked at.
+struct Decision {
+    image: Image,
+    computed: Computed,
+    plan: Plan,
+    recorder: Recorder,
+}
+
+impl Decision {
+    fn make(identity: &Identity, containerd: &str, config: &Config, spec: &Spec) -> Result<Self, Failure> {
+        let policy =
+            Policy::builtin(&config.class).map_err(|err| Failure::from_error(Kind::Invalid, &err))?;
+        let image = match identity.role {
+            Role::PodSandbox => Image { entrypoint: first_argument(spec), ..Image::default() },
+            Role::Workload => image::look_up(containerd, &identity.namespace, &identity.id)
+                .map_err(|err| Failure::from_error(Kind::Precondition, &err))?,
+        };
+        let context = Context {
+            identity: identity.clone(),
+            image: recorded_image(identity, &image),
+            class: policy.name.clone(),
+            profile: None,
+            exec: None,
+        };
+        let mut recorder = Recorder::new(Spool::new(&config.data_dir, identity), context);
+        match decide(identity, &image, &policy, spec) {
+            Ok((computed, plan)) => {
+                recorder.profile(&plan.profile);
+                for notice in &computed.notices {
+                    recorder.notice(notice);
+                }
+                for gap in &plan.gaps {
+                    recorder.gap(gap);
+                }
+                Ok(Self { image, computed, plan, recorder })
+            }
+            Err(refusal) => {
+                recorder.observe(refusal.observation(), |_| Err(refusal.because.clone()));
+                Err(Failure::new(refusal.kind, refusal.because))
+            }
+        }
+    }
+
+    fn walls(self, spec: &mut Spec, rootfs: &Path, identity: Identity) -> Result<Walls, Failure> {
+        let internal = |doing: &str, err: &(dyn std::error::Error + 'static)| Failure::internal(doing, err);
+        let (path, cwd) = search_context(spec);
+        let programs = programs::resolve(rootfs, &self.plan, &path, &cwd)
+            .map_err(|err| internal("cannot find the declared programs", &err))?;
+        let seccomp = sandbox::spec::take_seccomp(spec)
+            .map_err(|err| internal("cannot take the pod's seccomp profile", &err))?
+            .map(|json| profiles::plan::seccomp_from_oci(&json, sandbox::facts::probe().arch))
+            .transpose()
+            .map_err(|err| {
+                Failure::new(Kind::Invalid, format!("the pod's seccomp profile: {}", chain(&err)))
+            })?;
+        let writable = sandbox::spec::writable_volumes(spec, &self.plan);
+        let image = recorded_image(&identity, &self.image);
+        drop(self.recorder);
+        Ok(Walls {
+            identity,
+            image,
+            profile: self.computed.profile,
+            plan: self.plan,
+            programs,
+            writable,
+            seccomp,
+            late_capabilities: None,
+        })
+    }
+}
+
+/// Why a container is not started: recorded, and told to containerd.
+struct Refusal {
+    kind: Kind,
+    image: String,
+    because: String,
+}
+
+impl Refusal {
+    fn observation(&self) -> Observation {
+        Observation {
+            wall: Wall::Policy,
+            operation: "start".to_owned(),
+            object: self.image.clone(),
+            verdict: Verdict::Denied,
+            errno: None,
+            pid: 0,
+            program: String::new(),
+        }
+    }
+}
+
+fn decide(
+    identity: &Identity,
+    image: &Image,
+    policy: &Policy,
+    spec: &Spec,
+) -> Result<(Computed, Plan), Refusal> {
+    let refuse = |kind, because: String| Refusal { kind, image: image.name.clone(), because };
+    if !policy.privileged && is_privileged(spec) {
+        let because = format!(
+            "class {} runs no privileged containers; remove privileged from the pod, or use a class that allows it",
+            policy.name
+        );
+        return Err(refuse(Kind::Denied, because));
+    }
+    let computed = match identity.role {
+        Role::PodSandbox => Computed {
+            profile: profile::pod_sandbox(image.entrypoint.as_deref(), policy),
+            notices: Vec::new(),
+        },
+        Role::Workload => {
+            let declaration: Declaration =
+                labels::parse(&image.labels).map_err(|err| refuse(Kind::Invalid, err.to_string()))?;
+            profile::compute(&declaration, image.entrypoint.as_deref(), policy)
+                .map_err(|err| refuse(Kind::Denied, err.to_string()))?
+        }
+    };
+    let host = sandbox::facts::probe();
+    let mut plan = profiles::plan(&computed.profile, &host)
+        .map_err(|err| refuse(Kind::Precondition, err.to_string()))?;
+    if computed.profile.origin == Origin::Baseline {
+        // containerd's default filter depends on what the pod spec leaves the container.
+        plan.seccomp = Some(baseline_seccomp(&bounding(spec), host.arch));
+    }
+    Ok((computed, plan))
+}
+
+/// The capabilities that the runtime spec leaves the container at most.
+fn bounding(spec: &Spec) -> BTreeSet<Capability> {
+    let sets = spec.process().as_ref().and_then(|process| process.capabilities().as_ref());
+    let bounding = sets.and_then(|sets| sets.bounding().as_ref()).into_iter().flatten();
+    bounding.filter_map(|capability| Capability::new(&capability.to_string()).ok()).collect()
+}
+
+/// The container's own program must be one that was declared: found out here, where containerd can be told.
+fn check_init(walls: &Walls, spec: &Spec, rootfs: &Path, config: &Config) -> Result<(), Failure> {
+    let Some(name) = first_argument(spec) else {
+        return Err(Failure::new(Kind::Invalid, "the runtime spec has no process arguments"));
+    };
+    let (path, cwd) = search_context(spec);
+    check_program(walls, rootfs, &name, (&path, &cwd), &config.data_dir, None)
+}
+
+/// Refuses and records a program that a container's own process or an exec names and that was not declared.
+///
+/// # Errors
+/// When `name` is found under `root` and is not among the declared programs.
+pub(crate) fn check_program(
+    walls: &Walls,
+    root: &Path,
+    name: &str,
+    (path, cwd): (&str, &str),
+    data_dir: &Path,
+    exec: Option<&str>,
+) -> Result<(), Failure> {
+    if walls.plan.programs.is_none() || walls.plan.mode == profiles::policy::Mode::Audit {
+        return Ok(());
+    }
+    // One that is not found there may lie on a volume; then Landlock decides, as for every other.
+    let Some(found) = programs::find_program(root, name, path, cwd) else { return Ok(()) };
+    if walls.programs.contains(&found) {
+        return Ok(());
+    }
+    let observation = Observation {
+        wall: Wall::Exec,
+        operation: "execve".to_owned(),
+        object: found.to_string(),
+        verdict: Verdict::Denied,
+        errno: Some("EACCES".to_owned()),
+        pid: 0,
+        program: if exec.is_some() { "exec".to_owned() } else { "init".to_owned() },
+    };
+    let allow = record::allow(&walls.profile, &observation);
+    let hint = match &allow {
+        Ok(allow) => format!("to allow it: {}={:?}", allow.label, allow.value),
+        Err(because) => because.clone(),
+    };
+    walls.recorder(data_dir, exec).observe(observation, |_| allow);
+    Err(Failure::new(Kind::Denied, format!("the image does not declare the program {found}; {hint}")))
+}
+
+#[allow(clippy::too_many_arguments)]
+fn libcontainer(
+    id: &Id,
+    folders: &Folders,
+    walls: Walls,
+    stdio: ProcessStdio,
+    console: Option<PathBuf>,
+    giver: Giver,
+    systemd: bool,
+) -> Result<i32, Failure> {
+    let failed = |err: libcontainer::error::LibcontainerError| {
+        Failure::new(Kind::Internal, format!("cannot create container: {}", chain(&err)))
+    };
+    let [stdin, stdout, stderr]: [Option<OwnedFd>; 3] = stdio.into_descriptors();
+    let mut builder = ContainerBuilder::new(id.as_str().to_owned(), SyscallType::default())
+        .with_executor(WallsExecutor::new(walls, giver))
+        .with_console_socket(console)
+        .with_root_path(folders.oci_root())
+        .map_err(failed)?;
+    (builder.stdin, builder.stdout, builder.stderr) = (stdin, stdout, stderr);
+    let container = builder
+        .as_init(folders.bundle())
+        .with_systemd(systemd)
+        .as_sibling(true)
+        .with_detach(true)
+        .build()
+        .map_err(failed)?;
+    container
+        .pid()
+        .map(nix_pid)
+        .ok_or_else(|| Failure::new(Kind::Internal, "libcontainer reports no process for the new container"))
+}
+
+fn nix_pid(pid: impl std::fmt::Display) -> i32 {
+    pid.to_string().parse().unwrap_or_default()
+}
+
+fn recorded_image(identity: &Identity, image: &Image) -> record::Image {
+    record::Image {
+        name: identity.image_name.clone().unwrap_or_else(|| image.name.clone()),
+        digest: image.digest.clone(),
+    }
+}
+
+fn first_argument(spec: &Spec) -> Option<String> {
+    spec.process().as_ref().and_then(|p| p.args().as_ref()).and_then(|args| args.first()).cloned()
+}
+
+/// `PATH` and working directory of the container's own process.
+fn search_context(spec: &Spec) -> (String, String) {
+    let process = spec.process().as_ref();
+    let path = process
+        .and_then(|p| p.env().as_ref())
+        .into_iter()
+        .flatten()
+        .find_map(|pair| pair.strip_prefix("PATH="));
+    let cwd = process.map_or_else(|| "/".to_owned(), |p| p.cwd().to_string_lossy().into_owned());
+    (path.unwrap_or("/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin").to_owned(), cwd)
+}
+
+fn user(spec: &Spec) -> (u32, u32) {
+    spec.process().as_ref().map_or((0, 0), |p| (p.user().uid(), p.user().gid()))
+}
+
+/// A container with every capability and the host's devices is what Kubernetes calls privileged.
+fn is_privileged(spec: &Spec) -> bool {
+    let process = spec.process().as_ref();
+    let bounding = process.and_then(|p| p.capabilities().as_ref()).and_then(|c| c.bounding().as_ref());
+    let all =
+        bounding.is_some_and(|set| set.contains(&oci_spec::runtime::Capability::SysAdmin) && set.len() >= 38);
+    let unmasked = spec.linux().as_ref().is_none_or(|l| l.masked_paths().as_ref().is_none_or(Vec::is_empty));
+    all && unmasked
+}
+
+/// systemd's cgroup paths are `slice:prefix:name`.
+fn is_systemd_path(spec: &Spec) -> bool {
+    let path = spec.linux().as_ref().and_then(|l| l.cgroups_path().as_ref());
+    path.is_some_and(|path| path.to_string_lossy().split(':').count() == 3)
+}

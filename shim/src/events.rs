@@ -1,0 +1,114 @@
+//! Publishes task events to containerd, in order, keeping them while it is away.
+
+use std::time::{Duration, SystemTime};
+
+use containerd_shim_protos::protobuf::well_known_types::any::Any;
+use containerd_shim_protos::protobuf::well_known_types::timestamp::Timestamp;
+use containerd_shim_protos::protobuf::{MessageField, MessageFull};
+use containerd_shim_protos::shim::event::Envelope;
+use containerd_shim_protos::shim::events::ForwardRequest;
+use containerd_shim_protos::shim_async::{Client, EventsClient};
+use containerd_shim_protos::ttrpc::context;
+use tokio::sync::mpsc;
+
+/// Most events that wait for containerd; beyond it new ones are dropped and logged.
+const QUEUE: usize = 4096;
+
+/// Longest that one delivery may take.
+const DELIVERY: Duration = Duration::from_secs(5);
+
+/// First and longest pause between attempts.
+const PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// Takes events and delivers them one after the other.
+#[derive(Debug, Clone)]
+pub(crate) struct Publisher {
+    namespace: String,
+    queue: mpsc::Sender<Envelope>,
+}
+
+impl Publisher {
+    /// Publishes to containerd's ttrpc socket at `address`.
+    pub(crate) fn new(address: String, namespace: &str) -> Self {
+        let (queue, waiting) = mpsc::channel(QUEUE);
+        tokio::spawn(deliver(address, waiting));
+        Self { namespace: namespace.to_owned(), queue }
+    }
+
+    /// Queues an event.
+    pub(crate) fn publish<M: MessageFull>(&self, topic: &str, event: &M) {
+        let value = match event.write_to_bytes() {
+            Ok(value) => value,
+            Err(err) => {
+                tracing::error!(topic, error = %err, "cannot encode event");
+                return;
+            }
+        };
+        let any = Any { type_url: M::descriptor().full_name().to_owned(), value, ..Any::default() };
+        let envelope = Envelope {
+            timestamp: MessageField::some(timestamp(SystemTime::now())),
+            namespace: self.namespace.clone(),
+            topic: topic.to_owned(),
+            event: MessageField::some(any),
+            ..Envelope::default()
+        };
+        if self.queue.try_send(envelope).is_err() {
+            tracing::error!(topic, "event dropped: containerd has been away for too long");
+        }
+    }
+
+    /// Waits until what was queued is delivered, at most `limit`.
+    pub(crate) async fn flush(&self, limit: Duration) {
+        let empty = async {
+            while self.queue.capacity() < self.queue.max_capacity() {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        if tokio::time::timeout(limit, empty).await.is_err() {
+            tracing::warn!("containerd did not take all events before the shim ended");
+        }
+    }
+}
+
+async fn deliver(address: String, mut waiting: mpsc::Receiver<Envelope>) {
+    let mut client: Option<EventsClient> = None;
+    while let Some(envelope) = waiting.recv().await {
+        let mut pause = PAUSE;
+        let request = ForwardRequest { envelope: MessageField::some(envelope), ..ForwardRequest::default() };
+        while let Err(err) = attempt(&address, &mut client, &request).await {
+            tracing::debug!(error = %err, "cannot publish; trying again");
+            client = None;
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+}
+
+async fn attempt(
+    address: &str,
+    client: &mut Option<EventsClient>,
+    request: &ForwardRequest,
+) -> Result<(), String> {
+    if client.is_none() {
+        let connected = Client::connect(&format!("unix://{address}")).await.map_err(|err| err.to_string())?;
+        *client = Some(EventsClient::new(connected));
+    }
+    let Some(connected) = client.as_ref() else { return Ok(()) };
+    let context = context::with_duration(DELIVERY);
+    match tokio::time::timeout(DELIVERY, connected.forward(context, request)).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(err)) => Err(err.to_string()),
+        Err(_) => Err("no answer".to_owned()),
+    }
+}
+
+/// A point in time as protobuf has it.
+pub(crate) fn timestamp(at: SystemTime) -> Timestamp {
+    let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Timestamp {
+        seconds: i64::try_from(since.as_secs()).unwrap_or_default(),
+        nanos: i32::try_from(since.subsec_nanos()).unwrap_or_default(),
+        ..Timestamp::default()
+    }
+}

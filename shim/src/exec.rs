@@ -1,0 +1,130 @@
+//! Starts a further process in a container, in a child of its own, behind the same walls as the container's init.
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use libcontainer::container::Container;
+use libcontainer::container::builder::ContainerBuilder;
+use libcontainer::syscall::syscall::SyscallType;
+use oci_spec::runtime::Process;
+use profiles::plan::Wall;
+use profiles::policy::InteractiveExec;
+use profiles::record::{Observation, Verdict};
+use sandbox::handover::Giver;
+
+use crate::create::check_program;
+use crate::error::{Failure, Kind, chain};
+use crate::executor::{DEFAULT_PATH, WallsExecutor};
+use crate::identity::Id;
+use crate::stdio::ProcessStdio;
+use crate::walls::{Folders, Walls, write_private};
+
+/// Everything that an exec takes.
+#[derive(Debug)]
+pub(crate) struct Exec {
+    /// Container.
+    pub(crate) id: Id,
+    /// Exec id.
+    pub(crate) exec_id: Id,
+    /// The container's folders.
+    pub(crate) folders: Folders,
+    /// Where records go.
+    pub(crate) data_dir: PathBuf,
+    /// The process as containerd describes it, JSON of the runtime spec's `process`.
+    pub(crate) spec: Vec<u8>,
+    /// Its ends of the standard streams.
+    pub(crate) stdio: ProcessStdio,
+    /// Where it sends its terminal, if it has one.
+    pub(crate) console: Option<PathBuf>,
+    /// Where it hands over its listener.
+    pub(crate) giver: Giver,
+}
+
+/// Creates and starts the process; its id in the shim's pid namespace.
+///
+/// # Errors
+/// When the policy refuses the session, the program was not declared, or libcontainer fails.
+pub(crate) fn start(exec: Exec) -> Result<i32, Failure> {
+    let internal = |doing: &str, err: &(dyn std::error::Error + 'static)| Failure::internal(doing, err);
+    let mut process: Process = serde_json::from_slice(&exec.spec).map_err(|err| {
+        Failure::new(
+            Kind::Invalid,
+            format!("cannot parse the process of exec {}: {err}", exec.exec_id.as_str()),
+        )
+    })?;
+    let walls = exec.folders.load().map_err(|err| internal("cannot read the container's walls", &err))?;
+    refuse_session(&exec, &walls, &process)?;
+    let container = Container::load(exec.folders.oci_state())
+        .map_err(|err| Failure::new(Kind::Precondition, chain(&err)))?;
+    let pid =
+        container.pid().ok_or_else(|| Failure::new(Kind::Precondition, "the container has no process"))?;
+    check(&exec, &walls, &process, Path::new(&format!("/proc/{pid}/root")))?;
+    sandbox::spec::harden_process(&mut process, &walls.plan);
+    let walls = walls.for_process(&mut process);
+    let spec_path = exec.folders.process(exec.exec_id.as_str());
+    let json =
+        serde_json::to_vec(&process).map_err(|err| internal("cannot write the exec's process", &err))?;
+    write_private(&spec_path, &json).map_err(|err| internal("cannot write the exec's process", &err))?;
+    exec.stdio
+        .chown((process.user().uid(), process.user().gid()))
+        .map_err(|err| internal("cannot give the streams to the exec's user", &err))?;
+    let started = libcontainer(exec, walls, &spec_path);
+    if let Err(err) = std::fs::remove_file(&spec_path) {
+        tracing::debug!(error = %err, "the exec's process was gone already");
+    }
+    started
+}
+
+fn refuse_session(exec: &Exec, walls: &Walls, process: &Process) -> Result<(), Failure> {
+    if walls.profile.interactive_exec != InteractiveExec::Deny || !process.terminal().unwrap_or(false) {
+        return Ok(());
+    }
+    let because = format!("class {} lets no terminal into a running container", walls.profile.policy);
+    let observation = Observation {
+        wall: Wall::Policy,
+        operation: "exec-session".to_owned(),
+        object: process.args().iter().flatten().next().cloned().unwrap_or_default(),
+        verdict: Verdict::Denied,
+        errno: None,
+        pid: 0,
+        program: "exec".to_owned(),
+    };
+    walls
+        .recorder(&exec.data_dir, Some(exec.exec_id.as_str()))
+        .observe(observation, |_| Err(because.clone()));
+    Err(Failure::new(Kind::Denied, because))
+}
+
+fn check(exec: &Exec, walls: &Walls, process: &Process, root: &Path) -> Result<(), Failure> {
+    let name = process
+        .args()
+        .iter()
+        .flatten()
+        .next()
+        .ok_or_else(|| Failure::new(Kind::Invalid, "the exec has no arguments"))?;
+    let path =
+        process.env().iter().flatten().find_map(|pair| pair.strip_prefix("PATH=")).unwrap_or(DEFAULT_PATH);
+    let cwd = process.cwd().to_string_lossy();
+    check_program(walls, root, name, (path, &cwd), &exec.data_dir, Some(exec.exec_id.as_str()))
+}
+
+fn libcontainer(exec: Exec, walls: Walls, spec: &Path) -> Result<i32, Failure> {
+    let failed = |err: libcontainer::error::LibcontainerError| {
+        Failure::new(Kind::Internal, format!("cannot exec in container: {}", chain(&err)))
+    };
+    let [stdin, stdout, stderr]: [Option<OwnedFd>; 3] = exec.stdio.into_descriptors();
+    let mut builder = ContainerBuilder::new(exec.id.as_str().to_owned(), SyscallType::default())
+        .with_executor(WallsExecutor::new(walls, exec.giver))
+        .with_console_socket(exec.console)
+        .with_root_path(exec.folders.oci_root())
+        .map_err(failed)?;
+    (builder.stdin, builder.stdout, builder.stderr) = (stdin, stdout, stderr);
+    let pid = builder
+        .as_tenant()
+        .with_process(Some(spec))
+        .as_sibling(true)
+        .with_detach(true)
+        .build()
+        .map_err(failed)?;
+    Ok(pid.as_raw())
+}

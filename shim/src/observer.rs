@@ -1,0 +1,106 @@
+//! The process that answers one filter's listener: a small child of the shim, one for each container and exec, that
+//! dies with it. Should it die, the kernel refuses what it would have answered.
+
+use std::path::PathBuf;
+
+use libcontainer::container::Container;
+use profiles::record;
+use sandbox::handover::Taker;
+use sandbox::observe::{self, Event};
+
+use crate::child::Answers;
+use crate::error::{Failure, Kind, chain};
+use crate::records::Recorder;
+use crate::walls::{Folders, Walls};
+
+/// Whose listener it is.
+#[derive(Debug, Clone)]
+pub(crate) enum Of {
+    /// The container's own process, which the observer starts.
+    Init,
+    /// The exec of this id, which another child creates and starts.
+    Exec(String),
+}
+
+/// What an observer needs.
+#[derive(Debug)]
+pub(crate) struct Observer {
+    /// Whose listener.
+    pub(crate) of: Of,
+    /// The container's folders.
+    pub(crate) folders: Folders,
+    /// Where records go.
+    pub(crate) data_dir: PathBuf,
+    /// Where the listener arrives.
+    pub(crate) taker: Taker,
+}
+
+impl Observer {
+    /// Starts the container's process (if it is an init's observer), tells the shim when its program runs or why not,
+    /// and serves the listener until the last of its processes is gone. The exit code of the child.
+    pub(crate) fn run(self, answers: &Answers) -> i32 {
+        let mut told = Told { answers, done: false };
+        match self.serve(&mut told) {
+            Ok(()) => 0,
+            Err(failure) => {
+                tracing::error!(%failure, "observer ended");
+                told.tell(Err(failure));
+                1
+            }
+        }
+    }
+
+    fn serve(self, told: &mut Told<'_>) -> Result<(), Failure> {
+        let walls = self
+            .folders
+            .load()
+            .map_err(|err| Failure::internal("cannot read the container's walls", &err))?;
+        let exec = match &self.of {
+            Of::Init => None,
+            Of::Exec(id) => Some(id.as_str()),
+        };
+        let mut recorder = walls.recorder(&self.data_dir, exec);
+        if matches!(self.of, Of::Init) {
+            Container::load(self.folders.oci_state()).and_then(|mut container| container.start()).map_err(
+                |err| Failure::new(Kind::Internal, format!("cannot start container: {}", chain(&err))),
+            )?;
+        }
+        let served =
+            observe::serve(&self.taker, &walls.plan, &walls.programs, &walls.writable, &mut |event| {
+                handle(event, &walls, &mut recorder, told);
+            });
+        recorder.settle();
+        told.tell(Err(Failure::new(Kind::Internal, "the process ended before its program was started")));
+        served.map_err(|err| Failure::internal("cannot observe", &err))
+    }
+}
+
+fn handle(event: Event, walls: &Walls, recorder: &mut Recorder, told: &mut Told<'_>) {
+    match event {
+        Event::Started => told.tell(Ok(())),
+        Event::Failed(why) => {
+            told.tell(Err(Failure::new(Kind::Internal, format!("cannot start container: {why}"))))
+        }
+        Event::Settled => recorder.settle(),
+        Event::Observed(observation) => {
+            recorder.observe(observation, |seen| record::allow(&walls.profile, seen))
+        }
+    }
+}
+
+/// Tells the shim once how the start went.
+struct Told<'a> {
+    answers: &'a Answers,
+    done: bool,
+}
+
+impl Told<'_> {
+    fn tell(&mut self, how: Result<(), Failure>) {
+        if std::mem::replace(&mut self.done, true) {
+            return;
+        }
+        if let Err(err) = self.answers.send(&how) {
+            tracing::debug!(error = %err, "the shim does not listen any more");
+        }
+    }
+}

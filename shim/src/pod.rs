@@ -1,0 +1,347 @@
+//! What can be done to the containers of a pod. Each operation that touches the kernel much is a child's work.
+
+mod execs;
+mod upkeep;
+
+use std::io::ErrorKind;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use containerd_shim_protos::events::task::{TaskCreate, TaskDelete, TaskExit, TaskIO, TaskStart};
+use containerd_shim_protos::protobuf::MessageField;
+use containerd_shim_protos::topics;
+use nix::unistd::Pid;
+use sandbox::handover;
+use tokio::sync::Notify;
+
+use crate::child;
+use crate::config::Config;
+use crate::console::Console;
+use crate::container::{Container, Containers, Process, Target};
+use crate::create::{self, Creation, RootfsMount};
+use crate::error::{Failure, Kind};
+use crate::events::{Publisher, timestamp};
+use crate::identity::Id;
+use crate::lifecycle::{Lifecycle, Step};
+use crate::observer::{Observer, Of};
+use crate::reaper::{Exit, Reaper};
+use crate::remove;
+use crate::stdio::{self, Prepared, ProcessStdio, StdioRequest};
+use crate::walls::Folders;
+
+/// Longest from a start to the program's first instruction.
+const START: Duration = Duration::from_secs(60);
+
+/// The containers of one pod and what serves them.
+#[derive(Debug, Clone)]
+pub(crate) struct Pod {
+    /// Its containers.
+    pub(crate) containers: Containers,
+    /// containerd namespace.
+    pub(crate) namespace: Id,
+    /// containerd's gRPC socket.
+    pub(crate) containerd: String,
+    /// Collects children.
+    pub(crate) reaper: Reaper,
+    /// Publishes events.
+    pub(crate) publisher: Publisher,
+    /// Descriptors that tokio has once for a process: a child that asks containerd builds a runtime of its own, and
+    /// tokio's signal driver expects them there.
+    pub(crate) runtime_descriptors: Vec<RawFd>,
+    /// Told when the shim has nothing left to do.
+    pub(crate) ended: Arc<Notify>,
+}
+
+/// What containerd asks to be created.
+#[derive(Debug)]
+pub(crate) struct NewContainer {
+    pub(crate) id: Id,
+    pub(crate) bundle: PathBuf,
+    pub(crate) config: Config,
+    pub(crate) rootfs: Vec<RootfsMount>,
+    pub(crate) stdio: StdioRequest,
+}
+
+/// A process's streams and handover, made before it.
+struct Connections {
+    theirs: ProcessStdio,
+    ours: Prepared,
+    console: Option<Console>,
+    giver: handover::Giver,
+    taker: handover::Taker,
+}
+
+impl Connections {
+    fn make(stdio: &StdioRequest, config: &Config) -> Result<Self, Failure> {
+        let (theirs, ours) = stdio::prepare(stdio)?;
+        let console = stdio
+            .terminal
+            .then(|| Console::bind(&config.state_dir))
+            .transpose()
+            .map_err(|err| Failure::internal("cannot listen for the terminal", &err))?;
+        let (giver, taker) =
+            handover::pair().map_err(|err| Failure::internal("cannot make the handover", &err))?;
+        Ok(Self { theirs, ours, console, giver, taker })
+    }
+
+    fn raw(&self) -> Vec<i32> {
+        let mut raw = self.theirs.raw();
+        raw.push(self.giver.as_fd().as_raw_fd());
+        raw
+    }
+
+    fn console_path(&self) -> Option<PathBuf> {
+        self.console.as_ref().map(|console| console.path().to_owned())
+    }
+}
+
+impl Pod {
+    /// Creates a container; its process waits for [`Pod::start`].
+    ///
+    /// # Errors
+    /// See [`create::create`].
+    pub(crate) async fn create(&self, new: NewContainer) -> Result<i32, Failure> {
+        let folders = Folders::new(&new.config, &self.namespace, &new.id);
+        let connections = Connections::make(&new.stdio, &new.config)?;
+        let mut keep = connections.raw();
+        keep.extend(&self.runtime_descriptors);
+        let console = connections.console_path();
+        let Connections { theirs, ours, console: terminal, giver, taker } = connections;
+        let prepared = folders.make().and_then(|()| folders.point_from(&new.bundle));
+        prepared.map_err(|err| match err.kind() {
+            ErrorKind::AlreadyExists => {
+                Failure::new(Kind::AlreadyExists, format!("container {} exists already", new.id.as_str()))
+            }
+            _ => Failure::internal("cannot make the container's state folder", &err),
+        })?;
+        let creation = Creation {
+            namespace: self.namespace.clone(),
+            id: new.id.clone(),
+            bundle: new.bundle.clone(),
+            containerd: self.containerd.clone(),
+            rootfs: new.rootfs.clone(),
+            config: new.config.clone(),
+            folders: folders.clone(),
+            stdio: theirs,
+            console,
+            giver,
+        };
+        let expecting = self.reaper.expecting();
+        let created =
+            child::run(&self.reaper, "create the container", &keep, move || create::create(creation)).await;
+        let connected = created.and_then(|pid| {
+            let master = terminal.map(Console::receive).transpose();
+            let relay = master.and_then(|master| ours.relay(master));
+            relay
+                .map(|relay| (pid, relay))
+                .map_err(|err| Failure::internal("cannot connect the streams", &err))
+        });
+        let (pid, relay) = match connected {
+            Ok(connected) => connected,
+            Err(failure) => {
+                self.undo(folders, new.bundle).await;
+                return Err(failure);
+            }
+        };
+        let mut init = Process::new(new.stdio.clone(), Vec::new());
+        (init.pid, init.state, init.taker, init.relay) = (pid, Lifecycle::Created, Some(taker), Some(relay));
+        let container = Container {
+            bundle: new.bundle.clone(),
+            folders,
+            config: new.config,
+            init,
+            execs: std::collections::BTreeMap::new(),
+        };
+        self.containers.insert(&new.id, container)?;
+        self.watch(Target { id: new.id.clone(), exec: None }, pid);
+        drop(expecting);
+        let event = created_event(&new.id, &new.bundle, &new.stdio, pid);
+        self.publisher.publish(topics::TASK_CREATE_EVENT_TOPIC, &event);
+        Ok(pid)
+    }
+
+    /// Removes what a container that could not be created left behind.
+    async fn undo(&self, folders: Folders, bundle: PathBuf) {
+        let undone =
+            child::run(&self.reaper, "undo the creation", &[], move || remove::remove(&folders, &bundle))
+                .await;
+        if let Err(failure) = undone {
+            tracing::error!(%failure, "something is left of a container that was not created");
+        }
+    }
+
+    /// Starts a created container or an added exec; returns when its program runs behind its walls.
+    ///
+    /// # Errors
+    /// When a wall cannot be raised, the program cannot be executed, or the state is another.
+    pub(crate) async fn start(&self, target: &Target) -> Result<i32, Failure> {
+        match &target.exec {
+            None => self.start_init(target).await,
+            Some(exec) => self.start_exec(target, exec).await,
+        }
+    }
+
+    async fn start_init(&self, target: &Target) -> Result<i32, Failure> {
+        let (pid, observer) = self.containers.with(&target.id, |container| {
+            container.init.step(Step::Start)?;
+            let taker = container
+                .init
+                .taker
+                .take()
+                .ok_or_else(|| Failure::new(Kind::Precondition, "the container was started before"))?;
+            Ok((container.init.pid, observer(container, Of::Init, taker)))
+        })?;
+        self.observe(observer).await?;
+        self.containers.with_process(target, |process| process.step(Step::Started))?;
+        let event = TaskStart {
+            container_id: target.id.as_str().to_owned(),
+            pid: unsigned(pid),
+            ..TaskStart::default()
+        };
+        self.publisher.publish(topics::TASK_START_EVENT_TOPIC, &event);
+        Ok(pid)
+    }
+
+    /// Forks the observer, which starts the container, and waits until the program runs.
+    async fn observe(&self, observer: Observer) -> Result<(), Failure> {
+        let keep = [observer.taker.as_fd().as_raw_fd()];
+        let mut child =
+            child::spawn(&self.reaper, "start the container", &keep, move |answers| observer.run(&answers))?;
+        child.answer::<()>(START).await
+    }
+
+    /// Follows a process to its end. To be called while an `Expecting` lives.
+    fn watch(&self, target: Target, pid: i32) {
+        let exit = self.reaper.exit_of(Pid::from_raw(pid));
+        let pod = self.clone();
+        tokio::spawn(async move {
+            let Ok(exit) = exit.await else { return };
+            pod.exited(&target, pid, exit);
+        });
+    }
+
+    fn exited(&self, target: &Target, pid: i32, exit: Exit) {
+        let stepped = self.containers.with_process(target, |process| {
+            process.step(Step::Exit(exit))?;
+            process.ended.send_replace(Some(exit));
+            Ok(())
+        });
+        if let Err(failure) = stepped {
+            tracing::warn!(%failure, pid, "an exit came for what is not there any more");
+        }
+        let id = target.exec.as_ref().unwrap_or(&target.id);
+        let event = TaskExit {
+            container_id: target.id.as_str().to_owned(),
+            id: id.as_str().to_owned(),
+            pid: unsigned(pid),
+            exit_status: exit.code,
+            exited_at: MessageField::some(timestamp(exit.at)),
+            ..TaskExit::default()
+        };
+        self.publisher.publish(topics::TASK_EXIT_EVENT_TOPIC, &event);
+    }
+
+    /// Waits for a process's end.
+    ///
+    /// # Errors
+    /// When there is no such process.
+    pub(crate) async fn wait(&self, target: &Target) -> Result<Exit, Failure> {
+        let mut ended = self.containers.with_process(target, |process| Ok(process.ended.subscribe()))?;
+        let exit = ended
+            .wait_for(Option::is_some)
+            .await
+            .map_err(|_| Failure::new(Kind::NotFound, "the process was deleted while it was waited for"))?;
+        exit.ok_or_else(|| Failure::new(Kind::Internal, "an exit was lost"))
+    }
+
+    /// Deletes a process that ended, and for the container's own the container.
+    ///
+    /// # Errors
+    /// When it still runs, or cannot be removed.
+    pub(crate) async fn delete(&self, target: &Target) -> Result<(i32, Exit), Failure> {
+        let (pid, exit, relay, folders, bundle) = self.containers.with(&target.id, |container| {
+            let (folders, bundle) = (container.folders.clone(), container.bundle.clone());
+            let process = match &target.exec {
+                None => &mut container.init,
+                Some(exec) => container.execs.get_mut(exec).ok_or_else(|| {
+                    Failure::new(Kind::NotFound, format!("exec {} not found", exec.as_str()))
+                })?,
+            };
+            let exit = match process.state {
+                Lifecycle::Stopped(exit) => exit,
+                Lifecycle::Added => Exit { code: 0, at: SystemTime::now() },
+                Lifecycle::Created | Lifecycle::Starting | Lifecycle::Running | Lifecycle::Paused => {
+                    return Err(Failure::new(
+                        Kind::Precondition,
+                        "a process that has not ended cannot be deleted",
+                    ));
+                }
+            };
+            Ok((process.pid, exit, process.relay.take(), folders, bundle))
+        })?;
+        if let Some(relay) = relay {
+            relay.drain().await;
+        }
+        match &target.exec {
+            Some(exec) => self.containers.with(&target.id, |container| {
+                container.execs.remove(exec);
+                Ok(())
+            })?,
+            None => self.remove(target, pid, exit, folders, bundle).await?,
+        }
+        Ok((pid, exit))
+    }
+
+    async fn remove(
+        &self,
+        target: &Target,
+        pid: i32,
+        exit: Exit,
+        folders: Folders,
+        bundle: PathBuf,
+    ) -> Result<(), Failure> {
+        child::run(&self.reaper, "delete the container", &[], move || remove::remove(&folders, &bundle))
+            .await?;
+        self.containers.remove(&target.id);
+        let event = TaskDelete {
+            container_id: target.id.as_str().to_owned(),
+            pid: unsigned(pid),
+            exit_status: exit.code,
+            exited_at: MessageField::some(timestamp(exit.at)),
+            ..TaskDelete::default()
+        };
+        self.publisher.publish(topics::TASK_DELETE_EVENT_TOPIC, &event);
+        Ok(())
+    }
+
+    /// Tells the server that nothing is left to do.
+    pub(crate) fn end(&self) {
+        self.ended.notify_one();
+    }
+}
+
+fn observer(container: &Container, of: Of, taker: handover::Taker) -> Observer {
+    Observer { of, folders: container.folders.clone(), data_dir: container.config.data_dir.clone(), taker }
+}
+
+fn created_event(id: &Id, bundle: &std::path::Path, stdio: &StdioRequest, pid: i32) -> TaskCreate {
+    TaskCreate {
+        container_id: id.as_str().to_owned(),
+        bundle: bundle.to_string_lossy().into_owned(),
+        io: MessageField::some(TaskIO {
+            stdin: stdio.stdin.clone(),
+            stdout: stdio.stdout.clone(),
+            stderr: stdio.stderr.clone(),
+            terminal: stdio.terminal,
+            ..TaskIO::default()
+        }),
+        pid: unsigned(pid),
+        ..TaskCreate::default()
+    }
+}
+
+fn unsigned(pid: i32) -> u32 {
+    u32::try_from(pid).unwrap_or_default()
+}

@@ -1,0 +1,121 @@
+//! Execs: added first, started later, each behind the container's walls.
+
+use std::os::fd::{AsFd, AsRawFd};
+use std::time::SystemTime;
+
+use containerd_shim_protos::events::task::{TaskExecAdded, TaskExecStarted};
+use containerd_shim_protos::topics;
+
+use super::{Connections, Pod, START, observer, unsigned};
+use crate::child;
+use crate::console::Console;
+use crate::container::{Process, Target};
+use crate::error::{Failure, Kind};
+use crate::exec::{self, Exec};
+use crate::identity::Id;
+use crate::lifecycle::Step;
+use crate::observer::{Observer, Of};
+use crate::reaper::Exit;
+use crate::stdio::StdioRequest;
+
+impl Pod {
+    /// Adds an exec, to be started later.
+    ///
+    /// # Errors
+    /// When there is no such container, or an exec of this id.
+    pub(crate) fn add_exec(
+        &self,
+        target: &Target,
+        stdio: StdioRequest,
+        spec: Vec<u8>,
+    ) -> Result<(), Failure> {
+        let Some(exec_id) = &target.exec else {
+            return Err(Failure::new(Kind::Invalid, "an exec needs an id"));
+        };
+        self.containers.with(&target.id, |container| {
+            if container.execs.contains_key(exec_id) {
+                return Err(Failure::new(
+                    Kind::AlreadyExists,
+                    format!("exec {} exists already", exec_id.as_str()),
+                ));
+            }
+            container.execs.insert(exec_id.clone(), Process::new(stdio, spec));
+            Ok(())
+        })?;
+        let event = TaskExecAdded {
+            container_id: target.id.as_str().to_owned(),
+            exec_id: exec_id.as_str().to_owned(),
+            ..TaskExecAdded::default()
+        };
+        self.publisher.publish(topics::TASK_EXEC_ADDED_EVENT_TOPIC, &event);
+        Ok(())
+    }
+
+    pub(super) async fn start_exec(&self, target: &Target, exec_id: &Id) -> Result<i32, Failure> {
+        let (exec, observer, ours, terminal) = self.containers.with(&target.id, |container| {
+            let process = container.execs.get_mut(exec_id).ok_or_else(|| {
+                Failure::new(Kind::NotFound, format!("exec {} not found", exec_id.as_str()))
+            })?;
+            process.step(Step::Start)?;
+            let connections = Connections::make(&process.stdio, &container.config)?;
+            let console = connections.console_path();
+            let spec = std::mem::take(&mut process.spec);
+            let Connections { theirs, ours, console: terminal, giver, taker } = connections;
+            let observer = observer(container, Of::Exec(exec_id.as_str().to_owned()), taker);
+            let exec = Exec {
+                id: target.id.clone(),
+                exec_id: exec_id.clone(),
+                folders: container.folders.clone(),
+                data_dir: container.config.data_dir.clone(),
+                spec,
+                stdio: theirs,
+                console,
+                giver,
+            };
+            Ok((exec, observer, ours, terminal))
+        })?;
+        let expecting = self.reaper.expecting();
+        let started = self.run_exec(exec, observer).await;
+        let pid = match started {
+            Ok(pid) => pid,
+            Err(failure) => {
+                self.containers.with_process(target, |process| {
+                    let exit = Exit { code: 255, at: SystemTime::now() };
+                    process.step(Step::Exit(exit))?;
+                    process.ended.send_replace(Some(exit));
+                    Ok(())
+                })?;
+                return Err(failure);
+            }
+        };
+        let relay = terminal.map(Console::receive).transpose().and_then(|master| ours.relay(master));
+        let relay = relay.map_err(|err| Failure::internal("cannot connect the exec's streams", &err))?;
+        self.containers.with_process(target, |process| {
+            process.pid = pid;
+            process.relay = Some(relay);
+            process.step(Step::Started)
+        })?;
+        let event = TaskExecStarted {
+            container_id: target.id.as_str().to_owned(),
+            exec_id: exec_id.as_str().to_owned(),
+            pid: unsigned(pid),
+            ..TaskExecStarted::default()
+        };
+        self.publisher.publish(topics::TASK_EXEC_STARTED_EVENT_TOPIC, &event);
+        self.watch(target.clone(), pid);
+        drop(expecting);
+        Ok(pid)
+    }
+
+    async fn run_exec(&self, exec: Exec, observer: Observer) -> Result<i32, Failure> {
+        let keep_observer = [observer.taker.as_fd().as_raw_fd()];
+        let mut keep = exec.stdio.raw();
+        keep.push(exec.giver.as_fd().as_raw_fd());
+        let mut serving = child::spawn(&self.reaper, "observe the exec", &keep_observer, move |answers| {
+            observer.run(&answers)
+        })?;
+        let pid = child::run(&self.reaper, "start the exec", &keep, move || exec::start(exec)).await?;
+        serving.answer::<()>(START).await?;
+        Ok(pid)
+    }
+}

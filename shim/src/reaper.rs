@@ -1,0 +1,121 @@
+//! Collects exited children: the containers' processes, whose exits clients wait for, and the shim's own helpers.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use nix::errno::Errno;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Exit {
+    /// Exit code, or 128 plus the signal's number, as shells and runc say.
+    pub(crate) code: u32,
+    /// When it was collected.
+    pub(crate) at: SystemTime,
+}
+
+/// Hands each exit to whoever waits for that process.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Reaper {
+    shared: Arc<Mutex<Shared>>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    waiting: HashMap<i32, oneshot::Sender<Exit>>,
+    /// Exits that nobody has asked for yet: a process may end before its creation is reported.
+    unclaimed: HashMap<i32, Exit>,
+    /// Operations under way that may yet ask for an unclaimed exit.
+    expecting: usize,
+}
+
+/// While it lives, exits of unknown processes are kept.
+#[derive(Debug)]
+pub(crate) struct Expecting(Reaper);
+
+impl Drop for Expecting {
+    fn drop(&mut self) {
+        let mut shared = self.0.lock();
+        shared.expecting -= 1;
+        if shared.expecting == 0 {
+            shared.unclaimed.clear();
+        }
+    }
+}
+
+impl Reaper {
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// To be held from before a process can come into being until [`Reaper::exit_of`] was called for it.
+    pub(crate) fn expecting(&self) -> Expecting {
+        self.lock().expecting += 1;
+        Expecting(self.clone())
+    }
+
+    /// Resolves when `pid` has been collected. Ask while an [`Expecting`] lives, or before the process can end.
+    pub(crate) fn exit_of(&self, pid: Pid) -> oneshot::Receiver<Exit> {
+        let (sender, receiver) = oneshot::channel();
+        let mut shared = self.lock();
+        match shared.unclaimed.remove(&pid.as_raw()) {
+            Some(exit) => {
+                deliver(sender, pid, exit);
+            }
+            None => {
+                shared.waiting.insert(pid.as_raw(), sender);
+            }
+        }
+        receiver
+    }
+
+    /// Collects exits for ever.
+    pub(crate) async fn run(self, mut children: Signal) {
+        while children.recv().await.is_some() {
+            self.collect();
+        }
+    }
+
+    fn collect(&self) {
+        loop {
+            let (pid, code) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::Exited(pid, code)) => (pid, u32::try_from(code).unwrap_or(255)),
+                Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, 128 + signal as u32),
+                Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return,
+                Ok(_) | Err(Errno::EINTR) => continue,
+                Err(errno) => {
+                    tracing::error!(%errno, "cannot collect children");
+                    return;
+                }
+            };
+            let exit = Exit { code, at: SystemTime::now() };
+            let mut shared = self.lock();
+            match shared.waiting.remove(&pid.as_raw()) {
+                Some(sender) => deliver(sender, pid, exit),
+                None if shared.expecting > 0 => {
+                    shared.unclaimed.insert(pid.as_raw(), exit);
+                }
+                None => {}
+            }
+        }
+    }
+}
+
+fn deliver(waiting: oneshot::Sender<Exit>, pid: Pid, exit: Exit) {
+    if waiting.send(exit).is_err() {
+        tracing::debug!(%pid, "nobody waits for this exit any more");
+    }
+}
+
+/// The stream of `SIGCHLD`; must exist before the first child does.
+///
+/// # Errors
+/// When the handler cannot be installed.
+pub(crate) fn children() -> std::io::Result<Signal> {
+    signal(SignalKind::child())
+}

@@ -1,0 +1,87 @@
+//! Removes a container and all that belongs to it, in the living shim or after its death.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use libcontainer::container::Container;
+use nix::errno::Errno;
+use nix::mount::{MntFlags, umount2};
+use nix::sys::signal::kill;
+
+use crate::error::{Failure, Kind, chain};
+use crate::walls::Folders;
+
+/// How long killed processes may take to vanish.
+const VANISH: Duration = Duration::from_secs(5);
+
+/// Ends what still runs of the container; removes its cgroup, root filesystem mount and state.
+///
+/// # Errors
+/// When something of it stays. What was gone already is no error.
+pub(crate) fn remove(folders: &Folders, bundle: &Path) -> Result<(), Failure> {
+    if folders.oci_state().exists() {
+        match Container::load(folders.oci_state()) {
+            Ok(mut container) => {
+                end(folders, container.pid().map(|pid| pid.as_raw()))?;
+                container.delete(true).map_err(|err| {
+                    Failure::new(Kind::Internal, format!("cannot delete the container: {}", chain(&err)))
+                })?;
+            }
+            // libcontainer was ended before it wrote its state.
+            Err(err) => {
+                tracing::warn!(error = %chain(&err), "removing a container that was half created");
+                end(folders, None)?;
+                crate::cgroup::remove(folders)?;
+            }
+        }
+    }
+    unmount(&bundle.join("rootfs"))?;
+    folders.remove().map_err(|err| Failure::internal("cannot remove the container's state", &err))
+}
+
+/// Kills the container's processes and waits until they are gone, so that its cgroup can be removed.
+fn end(folders: &Folders, init: Option<i32>) -> Result<(), Failure> {
+    let deadline = Instant::now() + VANISH;
+    loop {
+        let mut alive = crate::cgroup::pids(folders).unwrap_or_default();
+        alive.extend(init.filter(|pid| runs(*pid)));
+        if alive.is_empty() {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            return Err(Failure::new(
+                Kind::Internal,
+                format!("processes {alive:?} of the container do not end"),
+            ));
+        }
+        for pid in alive {
+            match sandbox::process::signal(
+                nix::unistd::Pid::from_raw(pid),
+                nix::sys::signal::Signal::SIGKILL as i32,
+            ) {
+                Ok(()) | Err(Errno::ESRCH) => {}
+                Err(errno) => return Err(Failure::internal("cannot kill the container's processes", &errno)),
+            }
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Whether a process is there and no zombie.
+fn runs(pid: i32) -> bool {
+    kill(nix::unistd::Pid::from_raw(pid), None).is_ok()
+        && std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
+            stat.rsplit(')').next().is_some_and(|rest| !rest.trim_start().starts_with(['Z', 'X']))
+        })
+}
+
+fn unmount(rootfs: &Path) -> Result<(), Failure> {
+    loop {
+        match umount2(rootfs, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
+            // There may be several on top of each other.
+            Ok(()) => {}
+            Err(Errno::EINVAL | Errno::ENOENT) => return Ok(()),
+            Err(errno) => return Err(Failure::internal("cannot unmount the root filesystem", &errno)),
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! The pod's server: one thread, one ttrpc service under both names of the task API.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, RawFd};
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use containerd_shim::Flags;
+use containerd_shim_protos::shim_async::create_task;
+use containerd_shim_protos::ttrpc::r#async::{Server, Service as TtrpcService};
+use containerd_shim_protos::ttrpc::asynchronous::transport::Listener;
+use tokio::sync::Notify;
+
+use crate::container::Containers;
+use crate::events::Publisher;
+use crate::identity::Id;
+use crate::pod::Pod;
+use crate::reaper::{self, Reaper};
+use crate::service::Service;
+
+/// The task API's names: containerd 1.x calls the first, 2.x the second. Their messages are the same.
+const NAMES: [&str; 2] = ["containerd.task.v2.Task", "containerd.task.v3.Task"];
+
+/// How long a server that has nothing left to do waits for its last events and answers to be taken.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// Serves until the pod's last container is gone and containerd said so.
+///
+/// # Errors
+/// When it was not started by `start`, or cannot serve.
+pub(crate) fn serve(flags: &Flags) -> Result<()> {
+    nix::unistd::setsid().context("cannot leave containerd's session")?;
+    crate::logging::init(flags.debug).context("cannot open the log")?;
+    let namespace = Id::parse(&flags.namespace)?;
+    let listener = inherited_listener()?;
+    nix::sys::prctl::set_child_subreaper(true).context("cannot become the reaper of orphans")?;
+    let before = descriptors()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut of_runtime = descriptors()?;
+    of_runtime.retain(|fd| !before.contains(fd));
+    runtime.block_on(serve_pod(flags, namespace, listener, of_runtime))
+}
+
+/// The server took its standard input: it is the listening socket.
+///
+/// # Errors
+/// When it was not left by `start`.
+fn inherited_listener() -> Result<UnixListener> {
+    let listener = UnixListener::from(std::io::stdin().as_fd().try_clone_to_owned()?);
+    listener.local_addr().context("standard input is no listening socket")?;
+    nix::unistd::dup2_stdin(std::fs::File::open("/dev/null")?)?;
+    Ok(listener)
+}
+
+/// Numbers of this process's open descriptors.
+fn descriptors() -> Result<Vec<RawFd>> {
+    let names = std::fs::read_dir("/proc/self/fd")?.map(|entry| Ok(entry?.file_name()));
+    let names: Vec<_> = names.collect::<std::io::Result<_>>()?;
+    Ok(names.iter().filter_map(|name| name.to_str()?.parse().ok()).collect())
+}
+
+async fn serve_pod(
+    flags: &Flags,
+    namespace: Id,
+    listener: UnixListener,
+    runtime_descriptors: Vec<RawFd>,
+) -> Result<()> {
+    let socket = listener.local_addr()?.as_pathname().map(std::path::Path::to_owned);
+    let reaper = Reaper::default();
+    tokio::spawn(reaper.clone().run(reaper::children()?));
+    let events = std::env::var("TTRPC_ADDRESS").unwrap_or_else(|_| format!("{}.ttrpc", flags.address));
+    let ended = Arc::new(Notify::new());
+    let pod = Pod {
+        containers: Containers::default(),
+        publisher: Publisher::new(events, namespace.as_str()),
+        namespace,
+        containerd: flags.address.clone(),
+        reaper,
+        runtime_descriptors,
+        ended: ended.clone(),
+    };
+    let publisher = pod.publisher.clone();
+    listener.set_nonblocking(true)?;
+    let listener = Listener::from(tokio::net::UnixListener::from_std(listener)?);
+    let mut server = Server::new().add_listener(listener).register_service(services(pod));
+    server.start().await.context("cannot serve")?;
+    ended.notified().await;
+    publisher.flush(LINGER).await;
+    if let Some(socket) = socket
+        && let Err(err) = std::fs::remove_file(&socket)
+    {
+        tracing::warn!(error = %err, ?socket, "cannot remove the socket");
+    }
+    server.shutdown().await.context("cannot end the server")
+}
+
+/// One service under both names.
+fn services(pod: Pod) -> HashMap<String, TtrpcService> {
+    let service = Service { pod };
+    NAMES
+        .iter()
+        .flat_map(|name| {
+            create_task(Arc::new(service.clone())).into_values().map(|service| ((*name).to_owned(), service))
+        })
+        .collect()
+}

@@ -1,0 +1,200 @@
+//! What was decided for a container when it was created, kept in its state folder for its execs and its end.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{Capabilities, Capability, LinuxCapabilities, Process};
+use profiles::plan::SeccompPlan;
+use profiles::record;
+use profiles::{Plan, Profile};
+use sandbox::programs::ResolvedPrograms;
+use serde::{Deserialize, Serialize};
+
+use crate::config::Config;
+use crate::identity::{Id, Identity};
+use crate::records::{Context, Recorder, Spool};
+
+/// The walls of one container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Walls {
+    /// Whose container.
+    pub(crate) identity: Identity,
+    /// Its image.
+    pub(crate) image: record::Image,
+    /// What it is granted.
+    pub(crate) profile: Profile,
+    /// What each wall became on this host.
+    pub(crate) plan: Plan,
+    /// Its programs as they are in the image.
+    pub(crate) programs: ResolvedPrograms,
+    /// Volumes that the deployer mounted read-write.
+    pub(crate) writable: Vec<PathBuf>,
+    /// The pod's own seccomp profile, loaded beside ours.
+    pub(crate) seccomp: Option<SeccompPlan>,
+    /// Capability sets that the executor leaves the process with; see [`Walls::for_process`].
+    pub(crate) late_capabilities: Option<LinuxCapabilities>,
+}
+
+impl Walls {
+    /// Adapts the walls to one process.
+    ///
+    /// Without `no_new_privs` the kernel takes a filter only from a process that has CAP_SYS_ADMIN, and libcontainer
+    /// calls the executor after it dropped what the spec does not name. So such a process (of an image that declares
+    /// nothing) is given that capability until its filter is loaded, and the executor drops it then.
+    pub(crate) fn for_process(mut self, process: &mut Process) -> Self {
+        self.late_capabilities = None;
+        let filtered = self.plan.seccomp.is_some() || self.seccomp.is_some();
+        if !filtered || process.no_new_privileges().unwrap_or(false) {
+            return self;
+        }
+        let sets = process.capabilities().clone().unwrap_or_default();
+        let with = |set: &Option<Capabilities>| {
+            let mut set = set.clone().unwrap_or_default();
+            set.extend([Capability::SysAdmin, Capability::Setpcap]);
+            Some(set)
+        };
+        let mut early = sets.clone();
+        early.set_bounding(with(sets.bounding()));
+        early.set_permitted(with(sets.permitted()));
+        early.set_effective(with(sets.effective()));
+        process.set_capabilities(Some(early));
+        self.late_capabilities = Some(sets);
+        self
+    }
+
+    /// A recorder for the container's own process, or for one of its execs.
+    pub(crate) fn recorder(&self, data_dir: &Path, exec: Option<&str>) -> Recorder {
+        let context = Context {
+            identity: self.identity.clone(),
+            image: self.image.clone(),
+            class: self.profile.policy.clone(),
+            profile: Some(self.plan.profile.clone()),
+            exec: exec.map(str::to_owned),
+        };
+        Recorder::new(Spool::new(data_dir, &self.identity), context)
+    }
+}
+
+/// In containerd's bundle: names the state folder.
+const POINTER: &str = "keep-state";
+
+/// Folders of one container: `<state_dir>/<namespace>/<id>/`.
+#[derive(Debug, Clone)]
+pub(crate) struct Folders {
+    base: PathBuf,
+    id: String,
+}
+
+impl Folders {
+    /// The folders of a container; nothing is made yet.
+    pub(crate) fn new(config: &Config, namespace: &Id, id: &Id) -> Self {
+        Self { base: config.state_dir.join(namespace.as_str()).join(id.as_str()), id: id.as_str().to_owned() }
+    }
+
+    /// The folders of the container that a bundle is of, as [`Folders::point_from`] noted.
+    pub(crate) fn of_bundle(bundle: &Path, namespace: &Id, id: &Id) -> Self {
+        let state_dir = std::fs::read_to_string(bundle.join(POINTER)).map(PathBuf::from);
+        let config = Config {
+            state_dir: state_dir.unwrap_or_else(|_| Config::default().state_dir),
+            ..Config::default()
+        };
+        Self::new(&config, namespace, id)
+    }
+
+    /// Notes in containerd's bundle where they are, for the clean-up after a dead shim.
+    ///
+    /// # Errors
+    /// When the bundle cannot be written into.
+    pub(crate) fn point_from(&self, bundle: &Path) -> io::Result<()> {
+        let state_dir = self.base.ancestors().nth(2).unwrap_or(&self.base);
+        std::fs::write(bundle.join(POINTER), state_dir.as_os_str().as_encoded_bytes())
+    }
+
+    /// Makes them, mode 0700.
+    ///
+    /// # Errors
+    /// When they cannot be made, or exist already.
+    pub(crate) fn make(&self) -> io::Result<()> {
+        if let Some(parent) = self.base.parent() {
+            DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
+        }
+        let mut builder = DirBuilder::new();
+        builder.mode(0o700).create(&self.base)?;
+        builder.create(self.oci_root())?;
+        builder.create(self.bundle())?;
+        OpenOptions::new().write(true).create_new(true).mode(0o000).open(self.empty()).map(drop)
+    }
+
+    /// Removes them and all within.
+    ///
+    /// # Errors
+    /// When something in them cannot be removed; nothing there is no error.
+    pub(crate) fn remove(&self) -> io::Result<()> {
+        match std::fs::remove_dir_all(&self.base) {
+            Err(err) if err.kind() != io::ErrorKind::NotFound => Err(err),
+            _ => Ok(()),
+        }
+    }
+
+    /// The container's id.
+    pub(crate) fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Root of libcontainer's state.
+    pub(crate) fn oci_root(&self) -> PathBuf {
+        self.base.join("oci")
+    }
+
+    /// libcontainer's state of this container.
+    pub(crate) fn oci_state(&self) -> PathBuf {
+        self.oci_root().join(&self.id)
+    }
+
+    /// The bundle with the hardened runtime spec.
+    pub(crate) fn bundle(&self) -> PathBuf {
+        self.base.join("bundle")
+    }
+
+    /// An empty file that nobody may open, to hide others with.
+    pub(crate) fn empty(&self) -> PathBuf {
+        self.base.join("empty")
+    }
+
+    /// A process spec for an exec.
+    pub(crate) fn process(&self, name: &str) -> PathBuf {
+        self.base.join(format!("{name}.json"))
+    }
+
+    fn walls(&self) -> PathBuf {
+        self.base.join("walls.json")
+    }
+
+    /// Writes the walls, readable to root alone.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub(crate) fn save(&self, walls: &Walls) -> io::Result<()> {
+        write_private(&self.walls(), &serde_json::to_vec(walls)?)
+    }
+
+    /// Reads the walls back.
+    ///
+    /// # Errors
+    /// When the file is missing or damaged: without it no exec starts.
+    pub(crate) fn load(&self) -> io::Result<Walls> {
+        let mut bytes = Vec::new();
+        File::open(self.walls())?.read_to_end(&mut bytes)?;
+        Ok(serde_json::from_slice(&bytes)?)
+    }
+}
+
+/// Writes a file of mode 0600.
+///
+/// # Errors
+/// When it cannot be written.
+pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?.write_all(bytes)
+}
