@@ -1,0 +1,3 @@
+module keep.dev/signalled
+
+go 1.21

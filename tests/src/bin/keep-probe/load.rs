@@ -1,0 +1,87 @@
+//! Repeated work: opens under a timer signal, costs, and what changes with time.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+fn number<T: std::str::FromStr>(text: &str) -> io::Result<T> {
+    text.parse().map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))
+}
+
+fn open(path: &str) -> io::Result<()> {
+    OpenOptions::new().write(true).create(true).truncate(false).open(path).map(drop)
+}
+
+/// Opens `path` for writing at least `count` times, for at least one second, with a signal every millisecond.
+pub(crate) fn opens(count: &str, path: &str) -> io::Result<String> {
+    let count: u64 = number(count)?;
+    crate::raw::start_timer(1000)?;
+    let begin = Instant::now();
+    let (mut done, mut failed, mut first) = (0u64, 0u64, String::new());
+    while done < count || begin.elapsed() < Duration::from_secs(1) {
+        done += 1;
+        // std's own open retries EINTR, as most language runtimes do.
+        if let Err(error) = open(path) {
+            failed += 1;
+            if first.is_empty() {
+                first = format!(" first {}", crate::errno(&error));
+            }
+        }
+    }
+    Ok(format!("opens {done} failed {failed} signals {}{first}", crate::raw::ticks()))
+}
+
+/// Nanoseconds for one open, for writing (`write`) or for reading, and close: the median of batches of 1000.
+pub(crate) fn bench(how: &str, seconds: &str, path: &str) -> io::Result<String> {
+    open(path)?;
+    let open = |path: &str| match how {
+        "write" => open(path),
+        _ => File::open(path).map(drop),
+    };
+    let limit = Duration::from_secs_f64(number(seconds)?);
+    let begin = Instant::now();
+    let mut batches = Vec::new();
+    while begin.elapsed() < limit {
+        let start = Instant::now();
+        for _ in 0..1000 {
+            open(path)?;
+        }
+        batches.push(start.elapsed().as_nanos() / 1000);
+    }
+    batches.sort_unstable();
+    Ok(batches.get(batches.len() / 2).copied().unwrap_or(0).to_string())
+}
+
+/// Wall nanoseconds of each of `count` runs of a command, whose output goes nowhere.
+pub(crate) fn time(count: &str, program: &str, rest: &[&str]) -> io::Result<String> {
+    let count: u32 = number(count)?;
+    let mut lines = Vec::new();
+    for turn in 0..count {
+        let arguments = rest.iter().map(|word| word.replace("%N", &turn.to_string()));
+        let start = Instant::now();
+        let status =
+            Command::new(program).args(arguments).stdout(Stdio::null()).stdin(Stdio::null()).status()?;
+        let took = start.elapsed().as_nanos();
+        if !status.success() {
+            return Err(io::Error::other(format!("{program} ended with {status}")));
+        }
+        lines.push(took.to_string());
+    }
+    Ok(lines.join("\n"))
+}
+
+/// Tries a move every 50 ms until its outcome changes or the time is over: `first FIRST last LAST`.
+pub(crate) fn keep_trying(seconds: &str, what: &str) -> io::Result<String> {
+    let limit = Duration::from_secs(number(seconds)?);
+    let begin = Instant::now();
+    let first = crate::outcome(what);
+    println!("first {first}");
+    loop {
+        std::thread::sleep(Duration::from_millis(50));
+        let now = crate::outcome(what);
+        if now != first || begin.elapsed() > limit {
+            return Ok(format!("last {now}"));
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! What the integration tests, the demo and the benchmarks stand on: what they need installed and built, images
+//! made offline, a containerd or a whole Kubernetes node in namespaces of its own, and what must be gone afterwards.
+
+#![forbid(unsafe_code)]
+
+pub mod cache;
+pub mod cluster;
+pub mod command;
+pub mod elf;
+pub mod image;
+pub mod images;
+pub mod intruder;
+pub mod node;
+pub mod provision;
+pub mod suite;
+pub mod under_test;

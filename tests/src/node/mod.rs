@@ -1,0 +1,345 @@
+//! A containerd in mount, network, process and host name namespaces of its own: ending its first process ends all.
+
+mod containerd;
+pub mod leaks;
+mod namespaces;
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use serde_json::Value;
+
+use crate::command::{self, Output, run};
+use crate::image::Image;
+use crate::{cache, images};
+
+pub use containerd::{Containerd, Runtime};
+use namespaces::Namespaces;
+
+/// How long any one `ctr` command may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How a node is to be.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Which containerd.
+    pub containerd: Containerd,
+    /// Folder in front of containerd's PATH: where the shim under test lies.
+    pub path: Option<PathBuf>,
+    /// Whether the cgroup v2 tree beside v1 is to be seen (crun 1.8 refuses to run there).
+    pub unified: bool,
+    /// Whether it lives on when this process ends.
+    pub stay: bool,
+    /// Whether containerd serves the Kubernetes runtime interface.
+    pub kubernetes: bool,
+}
+
+impl Options {
+    /// A containerd alone, which ends with this process, with the shim under test in its PATH where there is one.
+    #[must_use]
+    pub fn new(containerd: Containerd) -> Self {
+        let path = crate::under_test::folder().ok();
+        Self { containerd, path, unified: true, stay: false, kubernetes: false }
+    }
+}
+
+/// A running node. Dropping it ends everything in it and removes its folder and cgroups.
+#[derive(Debug)]
+pub struct Node {
+    /// The node's folder on this machine; the same path inside.
+    pub folder: PathBuf,
+    /// containerd's namespace for the tests' containers, unique on this machine.
+    pub namespace: String,
+    /// What it was started with.
+    pub options: Options,
+    namespaces: Namespaces,
+    daemons: Vec<Child>,
+}
+
+impl Node {
+    /// Starts the namespaces and containerd in them.
+    ///
+    /// # Errors
+    /// When not root, something is missing, or containerd does not answer.
+    pub fn start(options: Options) -> Result<Self> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        leaks::sweep()?;
+        let name = format!("keep-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let folder = cache::subfolder("nodes")?.join(&name);
+        for part in ["state", "images", "ctd", "cni", "log", "classes"] {
+            cache::open_folder(&folder.join(part))?;
+        }
+        let namespaces = Namespaces::start(&folder, &options)?;
+        let namespace = if options.kubernetes { "k8s.io".to_owned() } else { name };
+        let mut node = Self { folder, namespace, options, namespaces, daemons: Vec::new() };
+        node.start_containerd()?;
+        Ok(node)
+    }
+
+    /// Process id, on this machine, of the node's first process.
+    #[must_use]
+    pub fn init(&self) -> i32 {
+        self.namespaces.init
+    }
+
+    /// A command that runs inside the node.
+    #[must_use]
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = self.namespaces.command();
+        command.arg(program);
+        command.env("PATH", self.search_path()).env("CONTAINERD_NAMESPACE", &self.namespace);
+        command
+            .env("CONTAINERD_ADDRESS", self.socket())
+            .env("KUBECONFIG", self.folder.join("kube/admin.conf"));
+        command.env("CRI_CONFIG_FILE", self.folder.join("crictl.yaml"));
+        command
+    }
+
+    /// The command line with which a person looks around inside.
+    #[must_use]
+    pub fn way_in(&self) -> String {
+        format!(
+            "nsenter -t {} -m -n -p -u --wdns=/ env PATH={} CONTAINERD_ADDRESS={} CONTAINERD_NAMESPACE={} bash",
+            self.init(),
+            self.search_path(),
+            self.socket().display(),
+            self.namespace
+        )
+    }
+
+    fn search_path(&self) -> String {
+        let front = self.options.path.iter().map(|path| format!("{}:", path.display())).collect::<String>();
+        let built = match self.options.containerd {
+            Containerd::Built => {
+                cache::folder().map(|path| format!("{}/bin:", path.display())).unwrap_or_default()
+            }
+            Containerd::Debian => String::new(),
+        };
+        format!("{front}{built}/usr/sbin:/usr/bin:/sbin:/bin")
+    }
+
+    /// containerd's socket.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.folder.join("ctd/containerd.sock")
+    }
+
+    /// Runs a program inside the node to its end.
+    ///
+    /// # Errors
+    /// When it cannot be started or takes too long; not when it fails.
+    pub fn run(&self, program: &str, arguments: &[&str]) -> Result<Output> {
+        run(self.command(program).args(arguments), PATIENCE)
+    }
+
+    /// Runs `ctr` inside the node. containerd 2.3's own warnings about cgroup v1 are taken out of its standard error.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub fn ctr(&self, arguments: &[&str]) -> Result<Output> {
+        self.run("ctr", arguments).map(without_deprecations)
+    }
+
+    /// Runs `ctr` with something on its standard input, which ends a second later: `ctr run` misses an end that comes
+    /// while it still starts the container.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub fn ctr_with_input(&self, arguments: &[&str], input: &str) -> Result<Output> {
+        let path = self.folder.join("state/input");
+        std::fs::write(&path, input).context("cannot write the input")?;
+        let script = "file=$1; shift; (cat \"$file\"; sleep 1) | ctr \"$@\"";
+        let path = path.to_string_lossy();
+        let words: Vec<&str> =
+            ["-c", script, "sh", path.as_ref()].into_iter().chain(arguments.iter().copied()).collect();
+        self.run("sh", &words).map(without_deprecations)
+    }
+
+    /// Makes an image and imports it. Gives the archive's path.
+    ///
+    /// # Errors
+    /// When it cannot be made or imported.
+    pub fn import(&self, image: &Image, reference: &str) -> Result<PathBuf> {
+        let archive = images::write(image, reference, &self.folder.join("images"))?;
+        self.ctr(&["images", "import", &archive.to_string_lossy()])?.success()?;
+        Ok(archive)
+    }
+
+    /// `ctr run`: to the container's end, or with `-d` among `flags` until it runs.
+    ///
+    /// # Errors
+    /// As [`Self::run`]; that the container fails is no error.
+    pub fn start_container(
+        &self,
+        runtime: Runtime,
+        flags: &[&str],
+        image: &str,
+        id: &str,
+        arguments: &[&str],
+    ) -> Result<Output> {
+        let mut words = vec!["run".to_owned()];
+        words.extend(runtime.flags(&self.folder.join("classes"))?);
+        words.extend(
+            flags.iter().copied().chain([image, id]).chain(arguments.iter().copied()).map(str::to_owned),
+        );
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        self.ctr(&words)
+    }
+
+    /// `ctr task exec` of a program in a running container.
+    ///
+    /// # Errors
+    /// As [`Self::run`]; that the program fails is no error.
+    pub fn exec(&self, id: &str, arguments: &[&str]) -> Result<Output> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let exec = format!("exec-{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        let mut words = vec!["task", "exec", "--exec-id", &exec, id];
+        words.extend(arguments);
+        self.ctr(&words)
+    }
+
+    /// Ends a container and removes it, whatever state it is in.
+    ///
+    /// # Errors
+    /// When something of it is still there afterwards.
+    pub fn remove(&self, id: &str) -> Result<()> {
+        // Each may fail where there is nothing left for it to do; what counts is what is left.
+        for words in [
+            vec!["task", "kill", "-s", "SIGKILL", id],
+            vec!["task", "rm", "-f", id],
+            vec!["containers", "rm", id],
+        ] {
+            self.ctr(&words)?;
+        }
+        let left = self.wait_until_gone(id, Duration::from_secs(10));
+        anyhow::ensure!(left.is_empty(), "left of container {id}: {left:#?}");
+        Ok(())
+    }
+
+    /// Process id, on this machine, of a container's first process.
+    ///
+    /// # Errors
+    /// When there is no such task.
+    pub fn pid_of(&self, id: &str) -> Result<i32> {
+        let list = self.ctr(&["task", "ls"])?.success()?;
+        let line = list.stdout.lines().find(|line| line.split_whitespace().next() == Some(id));
+        let inside: i32 = line
+            .and_then(|line| line.split_whitespace().nth(1)?.parse().ok())
+            .with_context(|| format!("no task {id} in {}", list.stdout))?;
+        self.outside(inside)
+    }
+
+    /// The machine's process id of the process that the node knows by `inside`.
+    ///
+    /// # Errors
+    /// When there is no such process.
+    pub fn outside(&self, inside: i32) -> Result<i32> {
+        let mut all = self.processes().into_iter();
+        let found = all.find(|process| process.inside == inside).map(|process| process.pid);
+        found.with_context(|| format!("no process {inside} in the node"))
+    }
+
+    /// What the shim recorded of a container, from its spool.
+    ///
+    /// # Errors
+    /// When a line is no JSON.
+    pub fn records(&self, id: &str) -> Result<Vec<Value>> {
+        let path = self.spool().join(format!("{}.{id}.jsonl", self.namespace));
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+        };
+        let lines =
+            text.lines().map(|line| serde_json::from_str(line).with_context(|| format!("no JSON: {line}")));
+        lines.collect()
+    }
+
+    /// Waits for a record of which `wanted` is true.
+    ///
+    /// # Errors
+    /// When there is none within five seconds; shows those that there are.
+    pub fn record(&self, id: &str, what: &str, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
+        let mut last = Vec::new();
+        let found = command::until(what, Duration::from_secs(5), || {
+            last = self.records(id).unwrap_or_default();
+            last.iter().find(|record| wanted(record)).cloned()
+        });
+        found.with_context(|| {
+            format!("records of {id}: {}", serde_json::to_string_pretty(&last).unwrap_or_default())
+        })
+    }
+
+    /// Where the node's shims spool their records, as seen on this machine.
+    #[must_use]
+    pub fn spool(&self) -> PathBuf {
+        self.folder.join("state/varlib/keep/spool")
+    }
+
+    /// The end of a log of the node, for messages.
+    #[must_use]
+    pub fn log_end(&self, name: &str) -> String {
+        let text = std::fs::read_to_string(self.log(name)).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines.get(lines.len().saturating_sub(15)..).unwrap_or_default().join("\n")
+    }
+
+    fn log(&self, name: &str) -> PathBuf {
+        self.folder.join("log").join(format!("{name}.log"))
+    }
+
+    /// Starts a daemon inside the node, its output in the folder's `log/NAME.log`, its pid in `state/NAME.pid`.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn daemon(&mut self, name: &str, program: &str, arguments: &[&str]) -> Result<()> {
+        let pid = self.folder.join("state").join(format!("{name}.pid"));
+        let open = |path: &Path| std::fs::OpenOptions::new().create(true).append(true).open(path);
+        let log = open(&self.log(name)).with_context(|| format!("cannot open the log of {name}"))?;
+        let both = log.try_clone().context("cannot share a log")?;
+        let mut command = self.command("setsid");
+        command.args(["sh", "-c", "echo $$ > \"$0\"; exec \"$@\""]).arg(&pid).arg(program).args(arguments);
+        command.stdin(Stdio::null()).stdout(Stdio::from(log)).stderr(Stdio::from(both));
+        self.daemons.push(command.spawn().with_context(|| format!("cannot start {name}"))?);
+        Ok(())
+    }
+
+    /// Sends a signal to a daemon that [`Self::daemon`] started, and waits until it is gone.
+    ///
+    /// # Errors
+    /// When it is not gone within ten seconds.
+    pub fn stop_daemon(&self, name: &str, signal: &str) -> Result<()> {
+        let path = self.folder.join("state").join(format!("{name}.pid"));
+        let pid = std::fs::read_to_string(&path).with_context(|| format!("{name} was never started"))?;
+        self.run("kill", &["-s", signal, pid.trim()])?;
+        let gone =
+            || (!self.run("kill", &["-0", pid.trim()]).is_ok_and(|o| o.status.success())).then_some(());
+        command::until(&format!("{name} to end"), Duration::from_secs(10), gone)
+    }
+}
+
+fn without_deprecations(mut output: Output) -> Output {
+    let kept = output.stderr.split_inclusive('\n').filter(|line| !line.contains("msg=\"DEPRECATION"));
+    output.stderr = kept.collect();
+    output
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if self.options.stay {
+            return;
+        }
+        self.namespaces.end();
+        for daemon in &mut self.daemons {
+            if let Err(error) = daemon.wait() {
+                eprintln!("cannot wait for a daemon of the node: {error}");
+            }
+        }
+        for left in leaks::clean(&self.folder, &self.cgroup()) {
+            eprintln!("left behind by the node: {left}");
+        }
+    }
+}

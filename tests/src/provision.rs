@@ -1,0 +1,306 @@
+//! Installs and builds what is missing: Debian packages, files for images, Go programs at fixed versions.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::cache;
+use crate::command::{Output, run};
+
+/// What the Rust build and a containerd of Debian's own need.
+pub const PACKAGES: &[&str] = &[
+    "containerd",
+    "runc",
+    "crun",
+    "iproute2",
+    "util-linux",
+    "curl",
+    "gcc",
+    "libc6-dev",
+    "pkg-config",
+    "protobuf-compiler",
+    "libseccomp-dev",
+    "procps",
+];
+/// What a Kubernetes node needs beside it.
+pub const KUBERNETES_PACKAGES: &[&str] =
+    &["etcd-server", "containernetworking-plugins", "iptables", "openssl", "conntrack"];
+/// Packages whose files go into images; they are unpacked, never installed.
+const IMAGE_PACKAGES: &[&str] = &[
+    "busybox",
+    "dash",
+    "libc6",
+    "libcrypt1",
+    "libpcre2-8-0",
+    "libperl5.36",
+    "libnginx-mod-http-perl",
+    "libssl3",
+    "nginx",
+    "perl-base",
+    "zlib1g",
+];
+const CONTAINERD: &str = "v2.3.4";
+const RUNC: &str = "v1.5.1";
+const CRICTL: &str = "v1.36.0";
+const KUBERNETES: &str = "v1.36.2";
+/// Oldest Go that can fetch the toolchain which the go.mod files name.
+const OLDEST_GO: (u32, u32) = (1, 21);
+
+/// Says one line of progress, with the seconds since the first one.
+pub fn say(text: &str) {
+    static BEGIN: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
+    eprintln!("[{:>4} s] {text}", BEGIN.get_or_init(Instant::now).elapsed().as_secs());
+}
+
+/// Runs `work`, and says every 30 s that it goes on.
+fn patiently<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    say(what);
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut said = Instant::now();
+            while !done.load(Ordering::Relaxed) {
+                std::thread::sleep(Duration::from_millis(50));
+                if said.elapsed() > Duration::from_secs(30) {
+                    said = Instant::now();
+                    say(&format!("  … {what}"));
+                }
+            }
+        });
+        let result = work();
+        done.store(true, Ordering::Relaxed);
+        result
+    })
+}
+
+fn alone() -> Result<impl Drop> {
+    let path = cache::folder()?.join("lock");
+    let file = std::fs::File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
+    nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusive)
+        .map_err(|(_, error)| anyhow::Error::new(error).context("cannot lock the cache"))
+}
+
+fn is_installed(package: &str) -> bool {
+    let mut query = Command::new("dpkg-query");
+    query.args(["-W", "-f=${Status}", package]);
+    run(&mut query, Duration::from_secs(30)).is_ok_and(|found| found.stdout.starts_with("install ok"))
+}
+
+fn apt(arguments: &[&str], folder: &Path) -> Result<Output> {
+    let mut command = Command::new("apt-get");
+    command.arg("-qq").args(arguments).current_dir(folder).env("DEBIAN_FRONTEND", "noninteractive");
+    run(&mut command, Duration::from_secs(900))?.success()
+}
+
+fn update() -> Result<()> {
+    static DONE: AtomicBool = AtomicBool::new(false);
+    if !DONE.swap(true, Ordering::Relaxed) {
+        apt(&["update"], Path::new("/")).context("apt-get update failed: is a Debian mirror reachable?")?;
+    }
+    Ok(())
+}
+
+/// Installs those of `packages` that are missing, without starting their services.
+///
+/// # Errors
+/// When not root, or apt cannot.
+pub fn debian(packages: &[&str]) -> Result<()> {
+    let missing: Vec<&str> = packages.iter().copied().filter(|package| !is_installed(package)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    if !nix::unistd::geteuid().is_root() {
+        bail!("these Debian packages are missing, and only root can install them: {}", missing.join(" "));
+    }
+    let _lock = alone()?;
+    patiently(&format!("installing Debian packages: {}", missing.join(" ")), || {
+        update()?;
+        let quiet = NoServices::new()?;
+        let mut arguments = vec!["-y", "install", "--no-install-recommends"];
+        arguments.extend(&missing);
+        let result = apt(&arguments, Path::new("/"));
+        drop(quiet);
+        result.map(drop)
+    })
+}
+
+/// While it lives, packages that are installed do not start their services.
+struct NoServices(Option<PathBuf>);
+
+impl NoServices {
+    fn new() -> Result<Self> {
+        use std::os::unix::fs::PermissionsExt as _;
+        let path = PathBuf::from("/usr/sbin/policy-rc.d");
+        if path.exists() {
+            return Ok(Self(None));
+        }
+        std::fs::write(&path, "#!/bin/sh\nexit 101\n")
+            .and_then(|()| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)))
+            .with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(Self(Some(path)))
+    }
+}
+
+impl Drop for NoServices {
+    fn drop(&mut self) {
+        if let Some(path) = &self.0
+            && let Err(error) = std::fs::remove_file(path)
+        {
+            eprintln!("cannot remove {}: {error}", path.display());
+        }
+    }
+}
+
+/// The folder into which the packages for images are unpacked.
+///
+/// # Errors
+/// When apt cannot fetch them or dpkg cannot unpack them.
+pub fn image_files() -> Result<PathBuf> {
+    let root = cache::folder()?.join("debs/root");
+    let _lock = alone()?;
+    cache::once("debs", &IMAGE_PACKAGES.join(" "), || {
+        patiently("fetching Debian packages for images", || {
+            update()?;
+            let folder = cache::subfolder("debs")?;
+            let mut arguments = vec!["download"];
+            arguments.extend(IMAGE_PACKAGES);
+            apt(&arguments, &folder)?;
+            for entry in std::fs::read_dir(&folder).context("cannot read the folder of packages")? {
+                let path = entry.context("cannot read the folder of packages")?.path();
+                if path.extension().is_some_and(|extension| extension == "deb") {
+                    let mut dpkg = Command::new("dpkg");
+                    dpkg.arg("-x").arg(&path).arg(&root);
+                    run(&mut dpkg, Duration::from_secs(120))?.success()?;
+                    std::fs::remove_file(&path).context("cannot remove an unpacked package")?;
+                }
+            }
+            Ok(())
+        })
+    })?;
+    Ok(root)
+}
+
+/// Where the Go programs lie that were built.
+///
+/// # Errors
+/// When the cache cannot be made.
+pub fn binaries() -> Result<PathBuf> {
+    cache::subfolder("bin")
+}
+
+/// Go itself, or what to do where it is missing or too old.
+///
+/// # Errors
+/// When there is none that can build what is needed.
+pub fn go() -> Result<PathBuf> {
+    let found = [PathBuf::from("go"), PathBuf::from("/usr/local/go/bin/go")].into_iter().find_map(|path| {
+        let version = run(Command::new(&path).arg("version"), Duration::from_secs(30)).ok()?;
+        Some((path, version.stdout))
+    });
+    let (path, version) = found.context(
+        "Go is missing: containerd 2.3 and Kubernetes are built from their Go modules. Install Go 1.26 \
+         (Debian 12's golang package, 1.19, is too old) and put it into PATH",
+    )?;
+    let number = version.split("go version go").nth(1).unwrap_or("");
+    let mut parts = number.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().unwrap_or(0));
+    let found = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
+    if found < OLDEST_GO {
+        bail!("{} is too old: Go 1.26 is needed (1.21 or newer can fetch it by itself)", version.trim());
+    }
+    Ok(path)
+}
+
+fn sources() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).to_path_buf()
+}
+
+struct GoBuild<'a> {
+    folder: &'a str,
+    cgo: bool,
+    tags: &'a str,
+    link: &'a str,
+    packages: &'a [&'a str],
+}
+
+impl GoBuild<'_> {
+    fn run(&self) -> Result<()> {
+        let out = format!("{}/", binaries()?.display());
+        let mut command = Command::new(go()?);
+        command.current_dir(sources().join(self.folder));
+        command
+            .env("CGO_ENABLED", if self.cgo { "1" } else { "0" })
+            .env("GOFLAGS", "-trimpath -mod=readonly");
+        command.args(["build", "-buildvcs=false", "-tags", self.tags, "-ldflags", self.link, "-o", &out]);
+        run(command.args(self.packages), Duration::from_secs(2400))?.success()?;
+        Ok(())
+    }
+}
+
+/// Builds containerd 2.3, ctr, its runc shim and runc, once.
+///
+/// # Errors
+/// When Go is missing or a build fails.
+pub fn containerd() -> Result<()> {
+    let _lock = alone()?;
+    cache::once("containerd", &format!("{CONTAINERD} {RUNC}"), || {
+        go()?;
+        patiently("building containerd 2.3 and runc (2 minutes from nothing)", || {
+            let containerd = "github.com/containerd/containerd/v2/cmd";
+            let packages =
+                ["containerd", "containerd-shim-runc-v2", "ctr"].map(|name| format!("{containerd}/{name}"));
+            let packages: Vec<&str> = packages.iter().map(String::as_str).collect();
+            let build = GoBuild {
+                folder: "modules/containerd",
+                cgo: false,
+                tags: "",
+                link: "-s -w",
+                packages: &packages,
+            };
+            build.run()?;
+            let tags = "seccomp urfave_cli_no_docs";
+            let packages = ["github.com/opencontainers/runc"];
+            GoBuild { folder: "modules/runc", cgo: true, tags, link: "-s -w", packages: &packages }.run()
+        })
+    })
+}
+
+/// Builds Kubernetes and crictl, once.
+///
+/// # Errors
+/// When Go is missing or a build fails.
+pub fn kubernetes() -> Result<()> {
+    let _lock = alone()?;
+    cache::once("crictl", CRICTL, || {
+        patiently("building crictl", || {
+            let packages = ["sigs.k8s.io/cri-tools/cmd/crictl"];
+            GoBuild { folder: "modules/cri-tools", cgo: false, tags: "", link: "-s -w", packages: &packages }
+                .run()
+        })
+    })?;
+    cache::once("kubernetes", KUBERNETES, || {
+        patiently("building Kubernetes (5 minutes from nothing)", || {
+            let link = format!(
+                "-s -w -X k8s.io/component-base/version.gitVersion={KUBERNETES} \
+                 -X k8s.io/client-go/pkg/version.gitVersion={KUBERNETES}"
+            );
+            let names = ["kube-apiserver", "kubelet", "kube-scheduler", "kube-controller-manager", "kubectl"];
+            let packages = names.map(|name| format!("k8s.io/kubernetes/cmd/{name}"));
+            let packages: Vec<&str> = packages.iter().map(String::as_str).collect();
+            GoBuild { folder: "modules/kubernetes", cgo: false, tags: "", link: &link, packages: &packages }
+                .run()
+        })
+    })
+}
+
+/// Builds the Go program that is signalled a thousand times a second.
+///
+/// # Errors
+/// When Go is missing or the build fails.
+pub fn signalled() -> Result<PathBuf> {
+    let _lock = alone()?;
+    GoBuild { folder: "go/signalled", cgo: false, tags: "", link: "-s -w", packages: &["."] }.run()?;
+    Ok(binaries()?.join("signalled"))
+}

@@ -1,0 +1,282 @@
+//! One suite for runc, the reference, and for Keep: what any runtime must do the same. A difference is ours to explain.
+
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use libtest_mimic::Trial;
+use tests::command::until;
+use tests::node::{Containerd, Node, Options, Runtime};
+use tests::{images, suite, under_test};
+
+const BUSYBOX: &str = "keep.test/busybox:1";
+const PROBE: &str = "keep.test/probe:1";
+
+type Test = fn(&Node, Runtime, &str) -> Result<()>;
+
+const TESTS: &[(&str, Test)] = &[
+    ("the exit code of the program is that of ctr run", exit_code),
+    ("a program that cannot be found fails and leaves nothing", no_program),
+    ("standard output and error arrive apart", output),
+    ("standard input reaches the program and its end ends it", input),
+    ("a program run with a terminal has one", terminal),
+    ("environment, folder and user are those of the image", environment),
+    ("a read-write root takes files", writes),
+    ("exec runs in the same container", exec),
+    ("the exit code of exec is that of its program", exec_exit_code),
+    ("exec of what is not there fails", exec_no_program),
+    ("ps shows init and exec", ps),
+    ("ls shows a running task and then a stopped one", ls),
+    ("SIGTERM ends a program that handles it", sigterm),
+    ("SIGKILL ends any program with 137", sigkill),
+    ("orphans end with the container", orphans),
+    ("pause stops and resume goes on", pause),
+    ("metrics name the container", metrics),
+    ("much output arrives whole", much_output),
+    ("twenty containers at once start and end", many),
+];
+
+fn main() -> ExitCode {
+    let mut trials = Vec::new();
+    let mut nodes = Vec::new();
+    for containerd in Containerd::ALL {
+        let node = containerd.provide().and_then(|()| prepare(containerd));
+        for runtime in [Runtime::Runc, Runtime::Keep] {
+            let name = |test: &str| format!("{containerd}, {runtime}: {test}");
+            let ready = match (&node, runtime) {
+                (Err(error), _) => Err(format!("{error:#}")),
+                (Ok(_), Runtime::Runc) => Ok(()),
+                (Ok(_), _) => {
+                    under_test::binary(under_test::SHIM).map(drop).map_err(|error| format!("{error:#}"))
+                }
+            };
+            for (number, (test, run)) in TESTS.iter().enumerate() {
+                trials.push(match (&ready, &node) {
+                    (Err(why), _) => suite::missing(name(test), why),
+                    (Ok(()), Err(error)) => suite::missing(name(test), &format!("{error:#}")),
+                    (Ok(()), Ok(node)) => one(node, runtime, name(test), number, *run),
+                });
+            }
+        }
+        nodes.extend(node);
+    }
+    let code = suite::conclude(trials);
+    drop(nodes);
+    code
+}
+
+fn prepare(containerd: Containerd) -> Result<Arc<Mutex<Node>>> {
+    let node = Node::start(Options::new(containerd))?;
+    node.import(&images::busybox()?, BUSYBOX)?;
+    let probe = images::probe()?.environment("COLOUR", "green").working_folder("/opt/state").user("33:33");
+    node.import(&probe, PROBE)?;
+    Ok(Arc::new(Mutex::new(node)))
+}
+
+fn one(node: &Arc<Mutex<Node>>, runtime: Runtime, name: String, number: usize, run: Test) -> Trial {
+    let node = Arc::clone(node);
+    suite::trial(name, move || {
+        let node = node.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let id = format!("{runtime}-{number}");
+        let result = run(&node, runtime, &id);
+        let gone = node.remove(&id);
+        result.and(gone)
+    })
+}
+
+fn start(node: &Node, runtime: Runtime, id: &str, arguments: &[&str]) -> Result<()> {
+    node.start_container(runtime, &["-d"], BUSYBOX, id, arguments)?.success().map(drop)
+}
+
+fn exit_code(node: &Node, runtime: Runtime, id: &str) -> Result<()> {
+    for code in ["0", "7", "255"] {
+        let id = format!("{id}-{code}");
+        let output =
+            node.start_container(runtime, &["--rm"], BUSYBOX, &id, &["sh", "-c", &format!("exit {code}")])?;
+        ensure!(output.code().to_string() == code, "{output}");
+        let left = node.wait_until_gone(&id, Duration::from_secs(5));
+        ensure!(left.is_empty(), "left behind: {left:?}");
+    }
+    Ok(())
+}
+
+fn no_program(node: &Node, runtime: Runtime, id: &str) -> Result<()> {
+    let output = node.start_container(runtime, &["--rm"], BUSYBOX, id, &["/no/such/program"])?;
+    ensure!(output.code() != 0, "it ran: {output}");
+    ensure!(output.stderr.contains("/no/such/program"), "the message does not name the program: {output}");
+    let left = node.wait_until_gone(id, Duration::from_secs(5));
+    ensure!(left.is_empty(), "left behind: {left:?}");
+    Ok(())
+}
+
+fn output(node: &Node, runtime: Runtime, id: &str) -> Result<()> {
+    let output =
+        node.start_container(runtime, &["--rm"], BUSYBOX, id, &["sh", "-c", "echo out; echo err >&2"])?;
+    ensure!(output.stdout == "out\n" && output.stderr == "err\n", "{output}");
+    Ok(())
+}
+
+fn input(node: &Node, runtime: Runtime, id: &str) -> Result<()> {
+    let mut words = vec!["run", "--rm", "--runtime"];
+    words.push(if runtime == Runtime::Runc { "io.containerd.runc.v2" } else { under_test::RUNTIME });
+    words.extend([BUSYBOX, id, "wc", "-c"]);
+    let output = node.ctr_with_input(&words, &"x".repeat(100_000))?.success()?;
+    ensure!(output.text() == "100000", "{output}");
+    Ok(())
+}
+
+fn terminal(node: &Node, runtime: Runtime, id: &str) -> Result<()> {
+    let flags: &[&str] = if runtime == Runtime::Runc { &[] } else { &["--runtime", under_test::RUNTIME] };
+    // script gives ctr a terminal of its own, which `ctr run -t` insists on.
+    let line = format!("ctr run --rm -t {} {BUSYBOX} {id} tty", flags.join(" "));
+    let output = node.run("script", &["-qec", &line, "/dev/null"])?;
+    ensure!(output.code() == 0 && output.stdout.contains("/dev/"), "{output}");
+    Ok(())
+}
+
+fn environment(node: &Node, runtime: Runtime, id: &str) -> Result<()> {
+    for (arguments, expected) in
+        [(vec!["env", "COLOUR"], "green"), (vec!["pwd"], "/opt/state"), (vec!["id"], "33 33")]
+    {
+        let id = format!("{id}-{}", arguments.first().unwrap_or(&""));
+        let mut words = vec!["/bin/keep-probe"];
+        words.extend(&arguments);
+        let output = node.start_container(runtime, &["--rm"], PROBE, &id, &words)?.success()?;
+        ensure!(output.text() == expected, "expected {expected}: {output}");
+    }
+    Ok(())
+}
+
+fn writes(node: &Node, runtime: Runtime, id: &str) -> Result<()> {
+    let line = "echo x > /etc/new && mkdir /srv && touch /srv/a && cat /etc/new";
+    let output = node.start_container(runtime, &["--rm"], BUSYBOX, id, &["sh", "-c", line])?.success()?;
+    ensure!(output.text() == "x", "{output}");
+    Ok(())
+}
+
+fn exec(node: &Node, runtime: Runtime, id: &str) -> Result<()> {
+    start(node, runtime, id, &["sleep", "60"])?;
+    node.exec(id, &["sh", "-c", "echo here > /tmp/file"])?.success()?;
+    let output = node.exec(id, &["sh", "-c", "cat /tmp/file; echo err >&2"])?.success()?;
+    ensure!(output.stdout == "here\n" && output.stderr == "err\n", "{output}");
+    Ok(())
+}
+
+fn exec_exit_code(node: &Node, runtime: Runtime, id: &str) -> Result<()> {
+    start(node, runtime, id, &["sleep", "60"])?;
+    for code in [0, 3, 200] {
+        let output = node.exec(id, &["sh", "-c", &format!("exit {code}")])?;
+        ensure!(output.code() == code, "{output}");
+    }
+    Ok(())
+}
+
+fn exec_no_program(node: &Node, runtime: Runtime, id: &str) -> Result<()> {
+    start(node, runtime, id, &["sleep", "60"])?;
+    let output = node.exec(id, &["/no/such/program"])?;
+    ensure!(output.code() != 0, "it ran: {output}");
+    node.exec(id, &["true"])?.success().context("the container does not take an exec afterwards")?;
+    Ok(())
+}
+
+fn ps(node: &Node, runtime: Runtime, id: &str) -> Result<()> {
+    start(node, runtime, id, &["sleep", "60"])?;
+    let exec = ["task", "exec", "-d", "--exec-id", "second", id, "sleep", "61"];
+    node.ctr(&exec)?.success()?;
+    let output = node.ctr(&["task", "ps", id])?.success()?;
+    let pids = output.stdout.lines().skip(1).filter(|line| !line.trim().is_empty()).count();
+    ensure!(pids == 2, "expected two processes: {output}");
+    Ok(())
+}
+
+fn ls(node: &Node, runtime: Runtime, id: &str) -> Result<()> {
+    start(node, runtime, id, &["sleep", "60"])?;
+    let state = || -> Result<String> {
+        let list = node.ctr(&["task", "ls"])?.success()?.stdout;
+        let line =
+            list.lines().find(|line| line.split_whitespace().next() == Some(id)).unwrap_or("").to_owned();
+        Ok(line.split_whitespace().last().unwrap_or("").to_owned())
+    };
+    ensure!(state()? == "RUNNING", "it is {}", state()?);
+    node.ctr(&["task", "kill", "-s", "SIGKILL", id])?.success()?;
+    until("STOPPED", Duration::from_secs(5), || state().ok().filter(|state| state == "STOPPED")).map(drop)
+}
+
+fn ends_with(node: &Node, runtime: Runtime, id: &str, signal: &str, code: i32) -> Result<()> {
+    let sleep = ["/bin/keep-probe", "sleep", "60"];
+    node.start_container(runtime, &["-d"], PROBE, id, &sleep)?.success()?;
+    // The handler stands once the program sleeps.
+    until("the program to sleep", Duration::from_secs(5), || {
+        let pid = node.pid_of(id).ok()?;
+        let call = std::fs::read_to_string(format!("/proc/{pid}/wchan")).unwrap_or_default();
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        (stat.contains("sleep") && !call.is_empty()).then_some(())
+    })?;
+    std::thread::sleep(Duration::from_millis(100));
+    node.ctr(&["task", "kill", "-s", signal, id])?.success()?;
+    let output = until("the task to stop", Duration::from_secs(10), || {
+        let list = node.ctr(&["task", "ls"]).ok()?;
+        list.stdout.lines().any(|l| l.contains(id) && l.contains("STOPPED")).then_some(())
+    })
+    .and_then(|()| node.ctr(&["task", "delete", id]))?;
+    let said = format!("exit code {code}");
+    ensure!(output.stderr.contains(&said) || output.code() == code, "expected {code}: {output}");
+    Ok(())
+}
+
+fn sigterm(node: &Node, runtime: Runtime, id: &str) -> Result<()> {
+    ends_with(node, runtime, id, "SIGTERM", 143)
+}
+
+fn sigkill(node: &Node, runtime: Runtime, id: &str) -> Result<()> {
+    ends_with(node, runtime, id, "SIGKILL", 137)
+}
+
+fn orphans(node: &Node, runtime: Runtime, id: &str) -> Result<()> {
+    let line = "(sleep 1234 &) ; exec sleep 60";
+    start(node, runtime, id, &["sh", "-c", line])?;
+    let orphan = || node.processes().into_iter().find(|process| process.line.ends_with("sleep 1234"));
+    until("the orphan", Duration::from_secs(5), orphan)?;
+    node.ctr(&["task", "kill", "-s", "SIGKILL", id])?.success()?;
+    until("the orphan to end", Duration::from_secs(5), || orphan().is_none().then_some(()))
+}
+
+fn pause(node: &Node, runtime: Runtime, id: &str) -> Result<()> {
+    start(node, runtime, id, &["sleep", "60"])?;
+    node.ctr(&["task", "pause", id])?.success()?;
+    let list = node.ctr(&["task", "ls"])?.success()?;
+    ensure!(list.stdout.lines().any(|line| line.contains(id) && line.contains("PAUSED")), "{list}");
+    node.ctr(&["task", "resume", id])?.success()?;
+    node.exec(id, &["true"])?.success().map(drop)
+}
+
+fn metrics(node: &Node, runtime: Runtime, id: &str) -> Result<()> {
+    start(node, runtime, id, &["sleep", "60"])?;
+    let output = node.ctr(&["task", "metrics", id])?.success()?;
+    ensure!(output.stdout.contains(id), "{output}");
+    Ok(())
+}
+
+fn much_output(node: &Node, runtime: Runtime, id: &str) -> Result<()> {
+    let line = "yes 0123456789 | head -n 200000";
+    let output = node.start_container(runtime, &["--rm"], BUSYBOX, id, &["sh", "-c", line])?.success()?;
+    ensure!(output.stdout.len() == 2_200_000, "{} bytes arrived", output.stdout.len());
+    Ok(())
+}
+
+fn many(node: &Node, runtime: Runtime, id: &str) -> Result<()> {
+    let start = |n: usize| {
+        let id = format!("{id}-{n}");
+        node.start_container(runtime, &["--rm"], BUSYBOX, &id, &["true"])?.success()?;
+        let left = node.wait_until_gone(&id, Duration::from_secs(10));
+        ensure!(left.is_empty(), "left behind: {left:?}");
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let all: Vec<_> = (0..20).map(|n| scope.spawn(move || start(n))).collect();
+        all.into_iter().try_for_each(|one| one.join().unwrap_or_else(|_| anyhow::bail!("a thread panicked")))
+    })
+}
