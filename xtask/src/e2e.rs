@@ -1,0 +1,141 @@
+//! `cargo xtask e2e`: a labelled pod on a real Kubernetes node, its misbehaviour, and the Event that names the label.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use tests::cluster::{self, Cluster};
+use tests::command::until;
+use tests::intruder::MOVES;
+use tests::node::leaks;
+use tests::provision::{self, say};
+use tests::{images, under_test};
+
+const IMAGE: &str = "keep.test/shop:1";
+const POD: &str = include_str!("e2e/shop.yaml");
+
+/// Brings the node up, runs the story, takes the node down; with `stay`, leaves it up.
+///
+/// # Errors
+/// When something does not go as it should; shows what the pod and the agent said.
+pub(crate) fn run(stay: bool) -> Result<()> {
+    cluster::provide()?;
+    provision::image_files()?;
+    let path = crate::build::run()?;
+    say("bringing up a Kubernetes node");
+    let mut cluster = Cluster::start(path, stay)?;
+    let told = story(&mut cluster);
+    if told.is_err() {
+        explain_failure(&cluster);
+    }
+    if stay {
+        println!("\nThe node goes on running. To look around:\n  {}", cluster.node.way_in());
+        println!("  export KUBECONFIG={}/kube/admin.conf", cluster.node.folder.display());
+        println!("To end it all: kill {}", cluster.node.init());
+        return told;
+    }
+    let stopped = cluster.stop();
+    told?;
+    stopped?;
+    let left = leaks::on_machine();
+    ensure!(left.is_empty(), "left on this machine: {left:#?}");
+    say("the node is down, nothing of it is left");
+    Ok(())
+}
+
+fn story(cluster: &mut Cluster) -> Result<()> {
+    cluster.node.import(&images::nginx()?.labels(images::NGINX_LABELS), IMAGE)?;
+    for name in ["runtimeclass.yaml", "rbac.yaml"] {
+        let path = crate::build::root().join("runtimeclass/manifests").join(name);
+        cluster.apply(
+            &std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?,
+        )?;
+    }
+    cluster.start_agent()?;
+    say("RuntimeClasses are applied, keep node runs");
+    pod(cluster, "runc", "runc")?;
+    say("the control: the same pod serves under runc");
+    pod(cluster, "shop", "keep")?;
+    say("the pod serves under Keep, its exec probe passes");
+    let outcome = hole(cluster, "shop", "exec=/bin/sh")?;
+    ensure!(outcome.starts_with("denied "), "a shell from inside nginx: {outcome}");
+    event(cluster, "shop", "dev.keep.exec=\"/usr/sbin/nginx /bin/sh\"")?;
+    for one in MOVES.iter().filter(|one| one.label != "dev.keep.exec") {
+        let outcome = hole(cluster, "shop", one.query)?;
+        ensure!(outcome.starts_with("denied "), "{}: {outcome}", one.words);
+        event(cluster, "shop", one.label)?;
+    }
+    let version = cluster.kubectl(&["exec", "shop", "--", "/usr/sbin/nginx", "-v"])?;
+    version.success().context("kubectl exec of a declared program")?;
+    let shell = cluster.kubectl(&["exec", "shop", "--", "/bin/sh", "-c", "echo I am in"])?;
+    ensure!(!shell.status.success() && !shell.stdout.contains("I am in"), "kubectl exec of a shell: {shell}");
+    say("kubectl exec runs nginx -v and refuses /bin/sh");
+    cluster.node.import(
+        &images::nginx()?.labels(images::NGINX_LABELS).label("dev.keep.listen", "80x/tcp"),
+        "keep.test/wrong:1",
+    )?;
+    cluster
+        .apply(&POD.replace("NAME", "wrong").replace("CLASS", "keep").replace(IMAGE, "keep.test/wrong:1"))?;
+    described(cluster, "wrong", "dev.keep.listen")?;
+    say("a pod with a wrong label does not start, and kubectl describe pod says why");
+    Ok(())
+}
+
+/// Applies the pod and waits until it is ready and serves.
+fn pod(cluster: &Cluster, name: &str, class: &str) -> Result<()> {
+    let manifest = POD.replace("NAME", name).replace("CLASS", class);
+    let manifest =
+        if class == "runc" { manifest.replace("  runtimeClassName: runc\n", "") } else { manifest };
+    cluster.apply(&manifest)?;
+    let wait = ["wait", "--for=condition=Ready", &format!("pod/{name}"), "--timeout=50s"];
+    cluster.kubectl(&wait)?.success()?;
+    let address = address(cluster, name)?;
+    let page =
+        cluster.node.run("curl", &["-sSf", "-m", "10", &format!("http://{address}:8080/")])?.success()?;
+    ensure!(page.stdout.contains("open"), "{page}");
+    Ok(())
+}
+
+fn address(cluster: &Cluster, name: &str) -> Result<String> {
+    let output = cluster.kubectl(&["get", "pod", name, "-o", "jsonpath={.status.podIP}"])?.success()?;
+    Ok(output.text().to_owned())
+}
+
+fn hole(cluster: &Cluster, name: &str, query: &str) -> Result<String> {
+    let url = format!("http://{}:8080/hole?{query}", address(cluster, name)?);
+    Ok(cluster.node.run("curl", &["-sSf", "-m", "10", &url])?.success()?.text().to_owned())
+}
+
+/// Waits for an IntentViolation in `kubectl describe pod` that names `label`, and shows it.
+fn event(cluster: &Cluster, name: &str, label: &str) -> Result<()> {
+    let begin = std::time::Instant::now();
+    let line = until(&format!("an IntentViolation with {label}"), Duration::from_secs(20), || {
+        let text = cluster.kubectl(&["describe", "pod", name]).ok()?.stdout;
+        text.lines().find(|line| line.contains("IntentViolation") && line.contains(label)).map(str::to_owned)
+    })?;
+    say(&format!("after {:.1} s in kubectl describe pod:", begin.elapsed().as_secs_f64()));
+    println!("{}", line.trim());
+    Ok(())
+}
+
+fn described(cluster: &Cluster, name: &str, part: &str) -> Result<()> {
+    let found = until(&format!("{part} in kubectl describe pod"), Duration::from_secs(30), || {
+        let text = cluster.kubectl(&["describe", "pod", name]).ok()?.stdout;
+        text.lines().find(|line| line.contains("Warning") && line.contains(part)).map(str::to_owned)
+    })?;
+    println!("{}", found.trim());
+    Ok(())
+}
+
+fn explain_failure(cluster: &Cluster) {
+    match cluster.kubectl(&["describe", "pods"]) {
+        Ok(output) => eprintln!("{}", output.stdout),
+        Err(error) => eprintln!("{error:#}"),
+    }
+    for name in ["keep-node", "containerd"] {
+        eprintln!("the end of the log of {name}:\n{}", cluster.node.log_end(name));
+    }
+    let keep = under_test::binary("keep").map(|path| path.to_string_lossy().into_owned());
+    if let Ok(output) = keep.and_then(|keep| cluster.node.run(&keep, &["violations"])) {
+        eprintln!("keep violations: {}", output.stdout);
+    }
+}
