@@ -51,7 +51,7 @@ pub(crate) fn pids(folders: &Folders) -> Result<Vec<i32>, Failure> {
     };
     let Some(manager) = manager(folders).map_err(|err| failed(&err))? else { return Ok(Vec::new()) };
     let pids = manager.get_all_pids().map_err(|err| failed(&err))?;
-    Ok(pids.into_iter().map(nix_raw).collect())
+    Ok(pids.into_iter().map(|pid| pid.as_raw()).collect())
 }
 
 /// Removes the container's cgroup, where libcontainer cannot.
@@ -81,11 +81,6 @@ fn manager(folders: &Folders) -> Result<Option<AnyCgroupManager>, CreateCgroupSe
     let Some((cgroup_path, systemd_cgroup)) = noted.or_else(named) else { return Ok(None) };
     let container_name = folders.id().to_owned();
     create_cgroup_manager(CgroupConfig { cgroup_path, systemd_cgroup, container_name }).map(Some)
-}
-
-/// libcontainer has a `nix` of its own version.
-fn nix_raw(pid: impl std::fmt::Display) -> i32 {
-    pid.to_string().parse().unwrap_or_default()
 }
 
 /// Freezes or thaws the container.

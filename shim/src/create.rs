@@ -1,9 +1,9 @@
 //! Creates a container, in a child of its own: from the image's labels to walls, and to a process that waits to start.
 
 use std::collections::BTreeSet;
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use containerd_shim::mount::mount_rootfs;
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::syscall::syscall::SyscallType;
 use oci_spec::runtime::Spec;
@@ -45,7 +45,7 @@ pub(crate) struct Creation {
     /// containerd's gRPC socket.
     pub(crate) containerd: String,
     /// Mounts of the root filesystem.
-    pub(crate) rootfs: Vec<RootfsMount>,
+    pub(crate) mounts: Vec<RootfsMount>,
     /// The handler's configuration.
     pub(crate) config: Config,
     /// Our folders.
@@ -64,60 +64,95 @@ pub(crate) struct Creation {
 /// # Errors
 /// When the labels are invalid, the policy refuses, a wall cannot be prepared, or libcontainer fails.
 pub(crate) fn create(creation: Creation) -> Result<i32, Failure> {
-    let Creation {
-        namespace,
-        id,
-        bundle,
-        containerd,
-        config,
-        folders,
-        stdio,
-        console,
-        giver,
-        rootfs: mounts,
-    } = creation;
-    let rootfs = &bundle.join("rootfs");
-    for mount in &mounts {
-        let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-        containerd_shim::mount::mount_rootfs(
-            some(&mount.kind).as_deref(),
-            some(&mount.source).as_deref(),
-            &mount.options,
-            rootfs,
-        )
-        .map_err(|err| Failure::internal("cannot mount the root filesystem", &err))?;
+    creation.mount()?;
+    let mut spec = Spec::load(creation.bundle.join("config.json"))
+        .map_err(|err| Failure::from_error(Kind::Invalid, &err))?;
+    let identity = Identity::from_spec(creation.namespace.as_str(), &creation.id, &spec);
+    let decision = Decision::make(&identity, &creation.containerd, &creation.config, &spec)?;
+    let walls = decision.walls(&mut spec, &creation.rootfs(), identity)?;
+    creation.check_init(&walls, &spec)?;
+    let walls = creation.harden(&mut spec, walls)?;
+    creation.build(&spec, walls)
+}
+
+impl Creation {
+    fn rootfs(&self) -> PathBuf {
+        self.bundle.join("rootfs")
     }
-    let mut spec =
-        Spec::load(bundle.join("config.json")).map_err(|err| Failure::from_error(Kind::Invalid, &err))?;
-    let identity = Identity::from_spec(namespace.as_str(), &id, &spec);
-    let decision = Decision::make(&identity, &containerd, &config, &spec)?;
-    let walls = decision.walls(&mut spec, rootfs, identity)?;
-    check_init(&walls, &spec, rootfs, &config)?;
-    let gaps = sandbox::spec::harden(&mut spec, &walls.plan, &walls.programs, rootfs, &folders.empty())
-        .map_err(|err| Failure::internal("cannot raise the walls in the runtime spec", &err))?;
-    for gap in &gaps {
-        walls.recorder(&config.data_dir, None).gap(gap);
-        if walls.profile.require.contains(&gap.wall) {
-            let because =
-                format!("class {} requires the {} wall: {}", walls.profile.policy, gap.wall, gap.sentence);
-            return Err(Failure::new(Kind::Precondition, because));
+
+    fn mount(&self) -> Result<(), Failure> {
+        for mount in &self.mounts {
+            let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+            let (kind, source) = (some(&mount.kind), some(&mount.source));
+            mount_rootfs(kind.as_deref(), source.as_deref(), &mount.options, self.rootfs())
+                .map_err(|err| Failure::internal("cannot mount the root filesystem", &err))?;
         }
+        Ok(())
     }
-    let walls = match spec.process_mut() {
-        Some(process) => walls.for_process(process),
-        None => walls,
-    };
-    if let Some(root) = spec.root_mut() {
-        root.set_path(rootfs.to_owned());
+
+    /// The container's own program must be one that was declared: found out here, where containerd can be told.
+    fn check_init(&self, walls: &Walls, spec: &Spec) -> Result<(), Failure> {
+        let Some(name) = first_argument(spec) else {
+            return Err(Failure::new(Kind::Invalid, "the runtime spec has no process arguments"));
+        };
+        let (path, cwd) = search_context(spec);
+        check_program(walls, &self.rootfs(), &name, (&path, &cwd), &self.config.data_dir, None)
     }
-    spec.save(folders.bundle().join("config.json"))
-        .map_err(|err| Failure::internal("cannot write the hardened runtime spec", &err))?;
-    folders.save(&walls).map_err(|err| Failure::internal("cannot write the container's walls", &err))?;
-    stdio
-        .chown(user(&spec))
-        .map_err(|err| Failure::internal("cannot give the streams to the container's user", &err))?;
-    let systemd = config.systemd_cgroup.unwrap_or_else(|| is_systemd_path(&spec));
-    libcontainer(&id, &folders, walls, stdio, console, giver, systemd)
+
+    /// Narrows the spec to the walls, and writes both where libcontainer and later execs find them.
+    fn harden(&self, spec: &mut Spec, walls: Walls) -> Result<Walls, Failure> {
+        let (rootfs, empty) = (self.rootfs(), self.folders.empty());
+        let gaps = sandbox::spec::harden(spec, &walls.plan, &walls.programs, &rootfs, &empty)
+            .map_err(|err| Failure::internal("cannot raise the walls in the runtime spec", &err))?;
+        for gap in &gaps {
+            walls.recorder(&self.config.data_dir, None).gap(gap);
+            if walls.profile.require.contains(&gap.wall) {
+                let class = &walls.profile.policy;
+                let because = format!("class {class} requires the {} wall: {}", gap.wall, gap.sentence);
+                return Err(Failure::new(Kind::Precondition, because));
+            }
+        }
+        let walls = match spec.process_mut() {
+            Some(process) => walls.for_process(process),
+            None => walls,
+        };
+        if let Some(root) = spec.root_mut() {
+            root.set_path(rootfs);
+        }
+        spec.save(self.folders.bundle().join("config.json"))
+            .map_err(|err| Failure::internal("cannot write the hardened runtime spec", &err))?;
+        self.folders
+            .save(&walls)
+            .map_err(|err| Failure::internal("cannot write the container's walls", &err))?;
+        Ok(walls)
+    }
+
+    /// Has libcontainer build the container, up to a process that waits.
+    fn build(self, spec: &Spec, walls: Walls) -> Result<i32, Failure> {
+        let failed = |err: libcontainer::error::LibcontainerError| {
+            Failure::new(Kind::Internal, format!("cannot create container: {}", chain(&err)))
+        };
+        self.stdio
+            .chown(user(spec))
+            .map_err(|err| Failure::internal("cannot give the streams to the container's user", &err))?;
+        let mut builder = ContainerBuilder::new(self.id.as_str().to_owned(), SyscallType::default())
+            .with_executor(WallsExecutor::new(walls, self.giver))
+            .with_console_socket(self.console)
+            .with_root_path(self.folders.oci_root())
+            .map_err(failed)?;
+        [builder.stdin, builder.stdout, builder.stderr] = self.stdio.into_descriptors();
+        let container = builder
+            .as_init(self.folders.bundle())
+            .with_systemd(self.config.systemd_cgroup.unwrap_or_else(|| is_systemd_path(spec)))
+            .as_sibling(true)
+            .with_detach(true)
+            .build()
+            .map_err(failed)?;
+        let pid = container.pid().map(|pid| pid.as_raw());
+        pid.ok_or_else(|| {
+            Failure::new(Kind::Internal, "libcontainer reports no process for the new container")
+        })
+    }
 }
 
 /// What was decided about a container before its root filesystem was looked at.
@@ -255,15 +290,6 @@ fn bounding(spec: &Spec) -> BTreeSet<Capability> {
     bounding.filter_map(|capability| Capability::new(&capability.to_string()).ok()).collect()
 }
 
-/// The container's own program must be one that was declared: found out here, where containerd can be told.
-fn check_init(walls: &Walls, spec: &Spec, rootfs: &Path, config: &Config) -> Result<(), Failure> {
-    let Some(name) = first_argument(spec) else {
-        return Err(Failure::new(Kind::Invalid, "the runtime spec has no process arguments"));
-    };
-    let (path, cwd) = search_context(spec);
-    check_program(walls, rootfs, &name, (&path, &cwd), &config.data_dir, None)
-}
-
 /// Refuses and records a program that a container's own process or an exec names and that was not declared.
 ///
 /// # Errors
@@ -300,43 +326,6 @@ pub(crate) fn check_program(
     };
     walls.recorder(data_dir, exec).observe(observation, |_| allow);
     Err(Failure::new(Kind::Denied, format!("the image does not declare the program {found}; {hint}")))
-}
-
-#[allow(clippy::too_many_arguments)]
-fn libcontainer(
-    id: &Id,
-    folders: &Folders,
-    walls: Walls,
-    stdio: ProcessStdio,
-    console: Option<PathBuf>,
-    giver: Giver,
-    systemd: bool,
-) -> Result<i32, Failure> {
-    let failed = |err: libcontainer::error::LibcontainerError| {
-        Failure::new(Kind::Internal, format!("cannot create container: {}", chain(&err)))
-    };
-    let [stdin, stdout, stderr]: [Option<OwnedFd>; 3] = stdio.into_descriptors();
-    let mut builder = ContainerBuilder::new(id.as_str().to_owned(), SyscallType::default())
-        .with_executor(WallsExecutor::new(walls, giver))
-        .with_console_socket(console)
-        .with_root_path(folders.oci_root())
-        .map_err(failed)?;
-    (builder.stdin, builder.stdout, builder.stderr) = (stdin, stdout, stderr);
-    let container = builder
-        .as_init(folders.bundle())
-        .with_systemd(systemd)
-        .as_sibling(true)
-        .with_detach(true)
-        .build()
-        .map_err(failed)?;
-    container
-        .pid()
-        .map(nix_pid)
-        .ok_or_else(|| Failure::new(Kind::Internal, "libcontainer reports no process for the new container"))
-}
-
-fn nix_pid(pid: impl std::fmt::Display) -> i32 {
-    pid.to_string().parse().unwrap_or_default()
 }
 
 fn recorded_image(identity: &Identity, image: &Image) -> record::Image {

@@ -1,6 +1,5 @@
 //! Starts a further process in a container, in a child of its own, behind the same walls as the container's init.
 
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use libcontainer::container::Container;
@@ -112,13 +111,12 @@ fn libcontainer(exec: Exec, walls: Walls, spec: &Path) -> Result<i32, Failure> {
     let failed = |err: libcontainer::error::LibcontainerError| {
         Failure::new(Kind::Internal, format!("cannot exec in container: {}", chain(&err)))
     };
-    let [stdin, stdout, stderr]: [Option<OwnedFd>; 3] = exec.stdio.into_descriptors();
     let mut builder = ContainerBuilder::new(exec.id.as_str().to_owned(), SyscallType::default())
         .with_executor(WallsExecutor::new(walls, exec.giver))
         .with_console_socket(exec.console)
         .with_root_path(exec.folders.oci_root())
         .map_err(failed)?;
-    (builder.stdin, builder.stdout, builder.stderr) = (stdin, stdout, stderr);
+    [builder.stdin, builder.stdout, builder.stderr] = exec.stdio.into_descriptors();
     let pid = builder
         .as_tenant()
         .with_process(Some(spec))

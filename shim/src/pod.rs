@@ -121,7 +121,7 @@ impl Pod {
             id: new.id.clone(),
             bundle: new.bundle.clone(),
             containerd: self.containerd.clone(),
-            rootfs: new.rootfs.clone(),
+            mounts: new.rootfs.clone(),
             config: new.config.clone(),
             folders: folders.clone(),
             stdio: theirs,

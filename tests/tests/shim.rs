@@ -17,6 +17,7 @@ use tests::{images, provision, suite, under_test};
 
 const DECLARED: &str = "keep.test/declared:1";
 const PLAIN: &str = "keep.test/plain:1";
+const PLAIN_USER: &str = "keep.test/plain-user:1";
 const SPECIAL: &str = "keep.test/special:1";
 
 type Test = fn(&mut Node) -> Result<()>;
@@ -85,6 +86,7 @@ fn main() -> ExitCode {
 fn prepare(containerd: Containerd) -> Result<Arc<Mutex<Node>>> {
     let mut node = Node::start(Options::new(containerd))?;
     node.import(&images::probe()?, PLAIN)?;
+    node.import(&images::probe()?.user("1000"), PLAIN_USER)?;
     node.import(&images::declared_probe()?, DECLARED)?;
     intruder::listen(&mut node)?;
     Ok(Arc::new(Mutex::new(node)))
@@ -181,6 +183,10 @@ fn field<'a>(status: &'a str, key: &str) -> &'a str {
 fn plain_keep(node: &mut Node) -> Result<()> {
     let output = probe(node, Runtime::Keep, &[], PLAIN, "plain-keep", &["status"])?.success()?;
     ensure!(field(&output.stdout, "Seccomp") == "2", "{output}");
+    // Without no_new_privs the kernel takes a filter only with a capability that the container must not keep.
+    for status in as_under_runc(node, Runtime::Keep)? {
+        ensure!(field(&status, "Seccomp") == "2", "there is no filter: {status}");
+    }
     let moves = ["many", "exec:/bin/other", "write:/opt/state/file", "connect:127.0.0.1:9000", "bind:9999"];
     let output = probe(node, Runtime::Keep, &[], PLAIN, "plain-keep-moves", &moves)?.success()?;
     ensure!(output.stdout.lines().all(|line| line.ends_with(": ok")), "{output}");
@@ -204,14 +210,26 @@ fn plain_strict(node: &mut Node) -> Result<()> {
 }
 
 fn plain_permissive(node: &mut Node) -> Result<()> {
-    let class = Runtime::KeepClass("keep-permissive");
-    let keep = probe(node, class, &[], PLAIN, "plain-permissive", &["status"])?.success()?;
-    let runc = probe(node, Runtime::Runc, &[], PLAIN, "plain-runc", &["status"])?.success()?;
-    for key in ["NoNewPrivs", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
-        let both = (field(&keep.stdout, key), field(&runc.stdout, key));
-        ensure!(both.0 == both.1, "{key} is {} under keep-permissive and {} under runc", both.0, both.1);
+    as_under_runc(node, Runtime::KeepClass("keep-permissive")).map(drop)
+}
+
+/// An undeclared image's program has the privileges that it has under runc, as root and as a user, with and without
+/// no_new_privs. What it says of itself under `runtime`.
+fn as_under_runc(node: &Node, runtime: Runtime) -> Result<Vec<String>> {
+    let mut said = Vec::new();
+    for (image, user) in [(PLAIN, "root"), (PLAIN_USER, "user")] {
+        for (flags, how) in [(&[][..], "confined"), (&["--allow-new-privs"], "free")] {
+            let id = |runtime| format!("plain-{user}-{how}-{runtime}");
+            let keep = probe(node, runtime, flags, image, &id("keep"), &["status"])?.success()?.stdout;
+            let runc = probe(node, Runtime::Runc, flags, image, &id("runc"), &["status"])?.success()?.stdout;
+            for key in ["NoNewPrivs", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+                let (ours, theirs) = (field(&keep, key), field(&runc, key));
+                ensure!(ours == theirs, "{user}, {how}: {key} is {ours}, and {theirs} under runc");
+            }
+            said.push(keep);
+        }
     }
-    Ok(())
+    Ok(said)
 }
 
 fn audited(node: &mut Node) -> Result<()> {
