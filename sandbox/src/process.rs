@@ -1,7 +1,7 @@
 //! Forks a helper from a single-threaded process.
 
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{OwnedFd, RawFd};
 
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
@@ -40,6 +40,15 @@ fn set_up(keep: &[RawFd], parent: Pid) -> io::Result<()> {
     }
     process::reset_signals()?;
     process::close_others(keep)
+}
+
+/// Puts each descriptor on the number beside it, without close-on-exec, for a program that a child of [`spawn`] is about
+/// to execute. What was on those numbers is closed; the caller must not use it any more.
+///
+/// # Errors
+/// When a descriptor cannot be duplicated.
+pub fn place(descriptors: Vec<(OwnedFd, RawFd)>) -> io::Result<()> {
+    process::place(descriptors)
 }
 
 /// Sends signal number `signal`, real-time ones included, to a process.

@@ -19,6 +19,7 @@ mod executor;
 mod identity;
 mod image;
 mod lifecycle;
+mod logger;
 mod logging;
 mod observer;
 mod pod;

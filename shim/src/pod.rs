@@ -28,7 +28,7 @@ use crate::lifecycle::{Lifecycle, Step};
 use crate::observer::{Observer, Of};
 use crate::reaper::{Exit, Reaper};
 use crate::remove;
-use crate::stdio::{self, Prepared, ProcessStdio, StdioRequest};
+use crate::stdio::{self, Owner, Prepared, ProcessStdio, StdioRequest};
 use crate::walls::Folders;
 
 /// Longest from a start to the program's first instruction.
@@ -74,8 +74,8 @@ struct Connections {
 }
 
 impl Connections {
-    fn make(stdio: &StdioRequest, config: &Config) -> Result<Self, Failure> {
-        let (theirs, ours) = stdio::prepare(stdio)?;
+    fn make(stdio: &StdioRequest, config: &Config, owner: Owner<'_>) -> Result<Self, Failure> {
+        let (theirs, ours) = stdio::prepare(stdio, owner)?;
         let console = stdio
             .terminal
             .then(|| Console::bind(&config.state_dir))
@@ -104,11 +104,12 @@ impl Pod {
     /// See [`create::create`].
     pub(crate) async fn create(&self, new: NewContainer) -> Result<i32, Failure> {
         let folders = Folders::new(&new.config, &self.namespace, &new.id);
-        let connections = Connections::make(&new.stdio, &new.config)?;
+        let connections = Connections::make(&new.stdio, &new.config, self.owner(&new.id))?;
         let mut keep = connections.raw();
         keep.extend(&self.runtime_descriptors);
         let console = connections.console_path();
-        let Connections { theirs, ours, console: terminal, giver, taker } = connections;
+        let Connections { theirs, mut ours, console: terminal, giver, taker } = connections;
+        ours.ready().await?;
         let prepared = folders.make().and_then(|()| folders.point_from(&new.bundle));
         prepared.map_err(|err| match err.kind() {
             ErrorKind::AlreadyExists => {
@@ -160,6 +161,10 @@ impl Pod {
         let event = created_event(&new.id, &new.bundle, &new.stdio, pid);
         self.publisher.publish(topics::TASK_CREATE_EVENT_TOPIC, &event);
         Ok(pid)
+    }
+
+    fn owner<'a>(&'a self, id: &'a Id) -> Owner<'a> {
+        Owner { id: id.as_str(), namespace: self.namespace.as_str() }
     }
 
     /// Removes what a container that could not be created left behind.

@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::error::{Failure, Kind};
+use crate::logger::Logger;
 
 /// How long output may still drain after the process ended; a child that outlives it may hold the pipe open.
 /// Source: containerd-shim-runc-v2 waits as long.
@@ -73,7 +74,7 @@ impl ProcessStdio {
 /// Where output goes.
 #[derive(Debug)]
 enum Sink {
-    Fifo(pipe::Sender),
+    Pipe(pipe::Sender),
     File(File),
     Nowhere,
 }
@@ -93,21 +94,41 @@ pub(crate) struct Relay {
 pub(crate) struct Prepared {
     input: Option<(pipe::Receiver, Option<pipe::Sender>)>,
     outputs: Vec<(Option<pipe::Receiver>, Sink)>,
+    logger: Option<Logger>,
+}
+
+/// Whose streams they are, for a logging program.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Owner<'a> {
+    /// Container id.
+    pub(crate) id: &'a str,
+    /// containerd namespace.
+    pub(crate) namespace: &'a str,
 }
 
 /// Opens what containerd names and makes the pipes.
 ///
 /// # Errors
-/// When a fifo or log cannot be opened.
-pub(crate) fn prepare(request: &StdioRequest) -> Result<(ProcessStdio, Prepared), Failure> {
-    prepare_io(request).map_err(|(what, err)| {
+/// When a fifo or log cannot be opened, or a logging program not be started.
+pub(crate) fn prepare(request: &StdioRequest, owner: Owner<'_>) -> Result<(ProcessStdio, Prepared), Failure> {
+    let (logger, sinks) = if request.stdout.starts_with("binary://") {
+        let (logger, pipes) = Logger::start(&request.stdout, owner.id, owner.namespace)?;
+        (Some(logger), [Some(pipes.stdout), Some(pipes.stderr)])
+    } else {
+        (None, [None, None])
+    };
+    prepare_io(request, logger, sinks).map_err(|(what, err)| {
         Failure::new(Kind::Invalid, format!("cannot connect the standard streams: {what}: {err}"))
     })
 }
 
-fn prepare_io(request: &StdioRequest) -> Result<(ProcessStdio, Prepared), (String, io::Error)> {
+fn prepare_io(
+    request: &StdioRequest,
+    logger: Option<Logger>,
+    sinks: [Option<OwnedFd>; 2],
+) -> Result<(ProcessStdio, Prepared), (String, io::Error)> {
     let mut process = ProcessStdio::default();
-    let mut prepared = Prepared { input: None, outputs: Vec::new() };
+    let mut prepared = Prepared { input: None, outputs: Vec::new(), logger };
     let at = |what: &str| {
         let what = what.to_owned();
         move |err: io::Error| (what, err)
@@ -124,12 +145,15 @@ fn prepare_io(request: &StdioRequest) -> Result<(ProcessStdio, Prepared), (Strin
         prepared.input = Some((fifo, sender));
     }
     let outputs = [(&request.stdout, &mut process.stdout), (&request.stderr, &mut process.stderr)];
-    for (target, theirs) in outputs {
+    for ((target, theirs), logger) in outputs.into_iter().zip(sinks) {
         // A terminal has one output.
         if target.is_empty() || (request.terminal && !prepared.outputs.is_empty()) {
             continue;
         }
-        let sink = Sink::open(target).map_err(at(target))?;
+        let sink = match logger {
+            Some(pipe) => Sink::Pipe(pipe::Sender::from_owned_fd(pipe).map_err(at(target))?),
+            None => Sink::open(target).map_err(at(target))?,
+        };
         let receiver = if request.terminal {
             None
         } else {
@@ -156,7 +180,7 @@ impl Sink {
         match scheme {
             // Opened for reading as well, so that a reader that comes late or leaves is no error, as under runc.
             "fifo" if is_fifo(path) => {
-                Ok(Self::Fifo(pipe::OpenOptions::new().read_write(true).open_sender(path)?))
+                Ok(Self::Pipe(pipe::OpenOptions::new().read_write(true).open_sender(path)?))
             }
             "fifo" if path == Path::new("/dev/null") => Ok(Self::Nowhere),
             "fifo" | "file" => {
@@ -164,14 +188,14 @@ impl Sink {
             }
             other => Err(io::Error::new(
                 io::ErrorKind::Unsupported,
-                format!("log scheme {other:?} is not offered; fifo and file are"),
+                format!("log scheme {other:?} is not offered; fifo, file and binary are"),
             )),
         }
     }
 
     async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         match self {
-            Self::Fifo(fifo) => fifo.write_all(bytes).await,
+            Self::Pipe(fifo) => fifo.write_all(bytes).await,
             Self::File(file) => file.write_all(bytes),
             Self::Nowhere => Ok(()),
         }
@@ -183,6 +207,17 @@ fn is_fifo(path: &Path) -> bool {
 }
 
 impl Prepared {
+    /// Waits until the logging program, if there is one, is ready for output.
+    ///
+    /// # Errors
+    /// When it takes too long.
+    pub(crate) async fn ready(&mut self) -> Result<(), Failure> {
+        match self.logger.take() {
+            Some(logger) => logger.ready().await,
+            None => Ok(()),
+        }
+    }
+
     /// Starts relaying, over the terminal's master if there is one.
     ///
     /// # Errors

@@ -36,6 +36,8 @@ const TESTS: &[(&str, Test)] = &[
     ("pause stops and resume goes on", pause),
     ("metrics name the container", metrics),
     ("much output arrives whole", much_output),
+    ("output goes to a log file", log_file),
+    ("output and errors go to a logging program", log_program),
     ("twenty containers at once start and end", many),
 ];
 
@@ -264,6 +266,39 @@ fn much_output(node: &Node, runtime: Runtime, id: &str) -> Result<()> {
     let line = "yes 0123456789 | head -n 200000";
     let output = node.start_container(runtime, &["--rm"], BUSYBOX, id, &["sh", "-c", line])?.success()?;
     ensure!(output.stdout.len() == 2_200_000, "{} bytes arrived", output.stdout.len());
+    Ok(())
+}
+
+fn log_file(node: &Node, runtime: Runtime, id: &str) -> Result<()> {
+    let log = node.folder.join("log").join(id);
+    let uri = format!("file://{}", log.display());
+    let line = "echo out; echo err >&2";
+    let words = ["sh", "-c", line];
+    node.start_container(runtime, &["--rm", "--log-uri", &uri], BUSYBOX, id, &words)?.success()?;
+    until("the log", Duration::from_secs(10), || {
+        let text = std::fs::read_to_string(&log).unwrap_or_default();
+        (text.contains("out") && text.contains("err")).then_some(())
+    })
+}
+
+/// The program finds output on descriptor 3, errors on 4, closes 5 when it is ready, and learns whose they are.
+fn log_program(node: &Node, runtime: Runtime, id: &str) -> Result<()> {
+    let (program, log) = (node.folder.join("log").join(format!("{id}.sh")), node.folder.join("log").join(id));
+    let script = format!(
+        "#!/bin/sh\necho $CONTAINER_ID $CONTAINER_NAMESPACE $1 $2 >{0}\nexec 5>&-\ncat <&3 >{0}.out &\ncat <&4 >{0}.err\nwait\n",
+        log.display()
+    );
+    std::fs::write(&program, script)?;
+    std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    let uri = format!("binary://{}?key=value", program.display());
+    let words = ["sh", "-c", "echo out; echo err >&2"];
+    node.start_container(runtime, &["--rm", "--log-uri", &uri], BUSYBOX, id, &words)?.success()?;
+    let read = |end: &str| std::fs::read_to_string(format!("{}{end}", log.display())).unwrap_or_default();
+    until("what the logging program writes", Duration::from_secs(10), || {
+        (read(".out") == "out\n" && read(".err") == "err\n").then_some(())
+    })?;
+    let said = read("");
+    ensure!(said.trim() == format!("{id} {} key value", node.namespace), "{said}");
     Ok(())
 }
 

@@ -52,7 +52,7 @@ pub(crate) fn run(stay: bool) -> Result<()> {
         println!(
             "  then: ctr task ls; curl localhost:8080/; curl 'localhost:8080/hole?exec=/bin/sh'; keep violations"
         );
-        println!("To end it all: kill {}", node.init());
+        println!("To end it all: {}", node.way_out());
         return shown;
     }
     drop(node);

@@ -1,9 +1,10 @@
 //! Forking, and what only a fork's child may do.
 
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{OwnedFd, RawFd};
 
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::unistd::{ForkResult, Pid};
 
@@ -67,6 +68,19 @@ fn close_listed(first: RawFd, last: RawFd) -> io::Result<()> {
     for fd in open.into_iter().filter(|fd| (first..=last).contains(fd)) {
         // SAFETY: as in `close_range`. EBADF is the directory just read, closed by now.
         unsafe { libc::close(fd) };
+    }
+    Ok(())
+}
+
+/// Puts each descriptor on its number.
+pub(crate) fn place(descriptors: Vec<(OwnedFd, RawFd)>) -> io::Result<()> {
+    let above = descriptors.iter().map(|(_, number)| number + 1).max().unwrap_or(0);
+    // Out of the way first: a descriptor may be on a number that another is to have.
+    let away = |(fd, number): (OwnedFd, RawFd)| Ok((fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(above))?, number));
+    let moved: Vec<(RawFd, RawFd)> = descriptors.into_iter().map(away).collect::<nix::Result<_>>()?;
+    for (fd, number) in moved {
+        // SAFETY: the call takes two numbers. `place` is for a child that owns nothing else on `number`.
+        Errno::result(unsafe { libc::dup2(fd, number) })?;
     }
     Ok(())
 }

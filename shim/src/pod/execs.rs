@@ -52,12 +52,12 @@ impl Pod {
     }
 
     pub(super) async fn start_exec(&self, target: &Target, exec_id: &Id) -> Result<i32, Failure> {
-        let (exec, observer, ours, terminal) = self.containers.with(&target.id, |container| {
+        let (exec, observer, mut ours, terminal) = self.containers.with(&target.id, |container| {
             let process = container.execs.get_mut(exec_id).ok_or_else(|| {
                 Failure::new(Kind::NotFound, format!("exec {} not found", exec_id.as_str()))
             })?;
             process.step(Step::Start)?;
-            let connections = Connections::make(&process.stdio, &container.config)?;
+            let connections = Connections::make(&process.stdio, &container.config, self.owner(&target.id))?;
             let console = connections.console_path();
             let spec = std::mem::take(&mut process.spec);
             let Connections { theirs, ours, console: terminal, giver, taker } = connections;
@@ -75,7 +75,10 @@ impl Pod {
             Ok((exec, observer, ours, terminal))
         })?;
         let expecting = self.reaper.expecting();
-        let started = self.run_exec(exec, observer).await;
+        let started = match ours.ready().await {
+            Ok(()) => self.run_exec(exec, observer).await,
+            Err(failure) => Err(failure),
+        };
         let pid = match started {
             Ok(pid) => pid,
             Err(failure) => {

@@ -110,6 +110,17 @@ impl Node {
         )
     }
 
+    /// The command line that ends a node that was left, and removes what is left of it.
+    #[must_use]
+    pub fn way_out(&self) -> String {
+        let name = self.folder.file_name().unwrap_or_default().to_string_lossy();
+        format!(
+            "kill {}; sleep 1; find /sys/fs/cgroup -depth -type d -path '*/{name}*' -exec rmdir {{}} +; rm -r {}",
+            self.init(),
+            self.folder.display()
+        )
+    }
+
     fn search_path(&self) -> String {
         let front = self.options.path.iter().map(|path| format!("{}:", path.display())).collect::<String>();
         let built = match self.options.containerd {
