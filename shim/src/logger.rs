@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
 
 use nix::fcntl::OFlag;
-use nix::unistd::{execve, pipe2};
+use nix::unistd::{AccessFlags, access, execve, pipe2};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 
@@ -46,6 +46,9 @@ impl Logger {
         let environment = [format!("CONTAINER_ID={id}"), format!("CONTAINER_NAMESPACE={namespace}")];
         let environment: Vec<CString> =
             environment.into_iter().map(CString::new).collect::<Result<_, _>>().map_err(|_| invalid())?;
+        if let Some(program) = arguments.first() {
+            access(program.as_c_str(), AccessFlags::X_OK).map_err(|err| failed(&err))?;
+        }
         let pair = || pipe2(OFlag::O_CLOEXEC).map_err(|err| failed(&err));
         let (output, stdout) = pair()?;
         let (errors, stderr) = pair()?;
