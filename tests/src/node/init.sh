@@ -39,6 +39,7 @@ ip route add default via 192.168.77.1 dev node0 onlink 2>/dev/null || true
 echo 1 > /proc/sys/net/ipv4/ip_forward
 echo ready > "$N/state/ready"
 set +e
+trap 'exit 0' TERM                     # the first process of a namespace hears only what it traps
 if [ "$2" = tied ]; then
     read -r _                          # bash reaps orphans meanwhile
 else
