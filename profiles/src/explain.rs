@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
-use crate::intent::Need;
+use crate::intent::{AbsPath, Need};
 use crate::labels::Notice;
 use crate::policy::{InteractiveExec, Mode};
 use crate::profile::{Computed, Origin, Profile};
@@ -12,7 +12,7 @@ use crate::record::readable;
 use crate::syscalls;
 
 /// Width of the first column, in characters.
-const LABEL: usize = 12;
+const LABEL: usize = 14;
 
 /// Several lines: what it may run, where it may connect, what it may write, what it cannot do, calls, digest.
 #[must_use]
@@ -68,7 +68,8 @@ fn class(profile: &Profile) -> String {
 fn declared(profile: &Profile, line: &mut impl FnMut(&str, &str)) {
     let entrypoint =
         profile.entrypoint.as_deref().map_or("its entrypoint".to_owned(), |name| readable(name, 200));
-    let others = listed(profile.exec.iter(), "");
+    let is_entrypoint = |path: &AbsPath| profile.entrypoint.as_deref() == Some(path.as_str());
+    let others = listed(profile.exec.iter().filter(|path| !is_entrypoint(path)), "");
     line(
         "runs",
         &if others.is_empty() {
@@ -83,7 +84,7 @@ fn declared(profile: &Profile, line: &mut impl FnMut(&str, &str)) {
     if !profile.read.is_empty() {
         line("reads also", &listed(profile.read.iter(), ""));
     }
-    line("capabilities", &format!(" {}", listed(profile.caps.iter(), "none")));
+    line("capabilities", &listed(profile.caps.iter(), "none"));
     let needs: Vec<String> =
         profile.needs.iter().map(|need| format!("{need} ({})", need.meaning())).collect();
     line("needs", &listed(needs.iter(), "nothing special of the kernel"));
@@ -181,21 +182,21 @@ mod tests {
         );
         let text = explain(&computed);
         for part in [
-            "class       keep (enforced)\n",
-            "runs        nginx, nothing else\n",
-            "listens on  8080/tcp\n",
-            "connects to nothing\n",
-            "writes      /run\n",
-            "capabilities none\n",
-            "needs       jit (memory that is writable and executable",
+            "class         keep (enforced)\n",
+            "runs          nginx, nothing else\n",
+            "listens on    8080/tcp\n",
+            "connects to   nothing\n",
+            "writes        /run\n",
+            "capabilities  none\n",
+            "needs         jit (memory that is writable and executable",
             "start another program",
-            "note        mount of label dev.keep.needs was not granted: class keep",
-            "note        label dev.keep.lisen is unknown and ignored; did you mean dev.keep.listen?",
+            "note          mount of label dev.keep.needs was not granted: class keep",
+            "note          label dev.keep.lisen is unknown and ignored; did you mean dev.keep.listen?",
         ] {
             assert!(text.contains(part), "{part}\n{text}");
         }
         assert!(!text.contains("use the network"));
-        assert!(text.ends_with(&format!("digest      {}\n", computed.profile.digest())));
+        assert!(text.ends_with(&format!("digest        {}\n", computed.profile.digest())));
     }
 
     #[test]
