@@ -9,8 +9,9 @@ use libcontainer::container::Container;
 use oci_spec::runtime::{LinuxResources, Spec};
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Failure, Kind, chain};
+use crate::error::{Failure, Kind};
 use crate::lifecycle::Step;
+use crate::process::is_systemd_cgroup;
 use crate::walls::Folders;
 
 /// An encoded message and its type, for an `Any`.
@@ -21,8 +22,7 @@ pub(crate) struct Encoded {
 }
 
 fn load(folders: &Folders) -> Result<Container, Failure> {
-    Container::load(folders.oci_state())
-        .map_err(|err| Failure::new(Kind::Internal, format!("cannot load the container: {}", chain(&err))))
+    Container::load(folders.oci_state()).map_err(|err| Failure::internal("cannot load the container", &err))
 }
 
 /// Sends a signal to all of the container's processes.
@@ -75,7 +75,7 @@ fn manager(folders: &Folders) -> Result<Option<AnyCgroupManager>, CreateCgroupSe
     let named = || {
         let spec = Spec::load(folders.bundle().join("config.json")).ok()?;
         let path = spec.linux().as_ref()?.cgroups_path().clone()?;
-        let systemd = path.to_string_lossy().split(':').count() == 3;
+        let systemd = is_systemd_cgroup(&path);
         Some((path, systemd))
     };
     let Some((cgroup_path, systemd_cgroup)) = noted.or_else(named) else { return Ok(None) };
@@ -94,9 +94,7 @@ pub(crate) fn freeze(folders: &Folders, step: Step) -> Result<(), Failure> {
         Step::Resume => container.resume(),
         Step::Start | Step::Started | Step::Exit(_) => Ok(()),
     };
-    done.map_err(|err| {
-        Failure::new(Kind::Internal, format!("cannot freeze or thaw the container: {}", chain(&err)))
-    })
+    done.map_err(|err| Failure::internal("cannot freeze or thaw the container", &err))
 }
 
 /// Metrics of the container's cgroup, as containerd's own message for cgroup v1 or v2.

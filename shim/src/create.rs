@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use containerd_shim::mount::mount_rootfs;
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::syscall::syscall::SyscallType;
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{Process, Spec};
 use profiles::intent::Capability;
 use profiles::labels::{self, Declaration};
 use profiles::plan::{Wall, baseline_seccomp};
@@ -21,6 +21,7 @@ use crate::error::{Failure, Kind, chain};
 use crate::executor::WallsExecutor;
 use crate::identity::{Id, Identity, Role};
 use crate::image::{self, Image};
+use crate::process;
 use crate::records::{Context, Recorder, Spool};
 use crate::stdio::ProcessStdio;
 use crate::walls::{Folders, Walls};
@@ -129,9 +130,8 @@ impl Creation {
 
     /// Has libcontainer build the container, up to a process that waits.
     fn build(self, spec: &Spec, walls: Walls) -> Result<i32, Failure> {
-        let failed = |err: libcontainer::error::LibcontainerError| {
-            Failure::new(Kind::Internal, format!("cannot create container: {}", chain(&err)))
-        };
+        let failed =
+            |err: libcontainer::error::LibcontainerError| Failure::internal("cannot create container", &err);
         self.stdio
             .chown(user(spec))
             .map_err(|err| Failure::internal("cannot give the streams to the container's user", &err))?;
@@ -157,10 +157,9 @@ impl Creation {
 
 /// What was decided about a container before its root filesystem was looked at.
 struct Decision {
-    image: Image,
+    image: record::Image,
     computed: Computed,
     plan: Plan,
-    recorder: Recorder,
 }
 
 impl Decision {
@@ -172,9 +171,10 @@ impl Decision {
             Role::Workload => image::look_up(containerd, &identity.namespace, &identity.id)
                 .map_err(|err| Failure::from_error(Kind::Precondition, &err))?,
         };
+        let recorded = recorded_image(identity, &image);
         let context = Context {
             identity: identity.clone(),
-            image: recorded_image(identity, &image),
+            image: recorded.clone(),
             class: policy.name.clone(),
             profile: None,
             exec: None,
@@ -189,7 +189,7 @@ impl Decision {
                 for gap in &plan.gaps {
                     recorder.gap(gap);
                 }
-                Ok(Self { image, computed, plan, recorder })
+                Ok(Self { image: recorded, computed, plan })
             }
             Err(refusal) => {
                 recorder.observe(refusal.observation(), |_| Err(refusal.because.clone()));
@@ -205,17 +205,15 @@ impl Decision {
             .map_err(|err| internal("cannot find the declared programs", &err))?;
         let seccomp = sandbox::spec::take_seccomp(spec)
             .map_err(|err| internal("cannot take the pod's seccomp profile", &err))?
-            .map(|json| profiles::plan::seccomp_from_oci(&json, sandbox::facts::probe().arch))
+            .map(|json| profiles::plan::seccomp_from_oci(&json, sandbox::facts::NATIVE))
             .transpose()
             .map_err(|err| {
                 Failure::new(Kind::Invalid, format!("the pod's seccomp profile: {}", chain(&err)))
             })?;
         let writable = sandbox::spec::writable_volumes(spec, &self.plan);
-        let image = recorded_image(&identity, &self.image);
-        drop(self.recorder);
         Ok(Walls {
             identity,
-            image,
+            image: self.image,
             profile: self.computed.profile,
             plan: self.plan,
             programs,
@@ -336,19 +334,13 @@ fn recorded_image(identity: &Identity, image: &Image) -> record::Image {
 }
 
 fn first_argument(spec: &Spec) -> Option<String> {
-    spec.process().as_ref().and_then(|p| p.args().as_ref()).and_then(|args| args.first()).cloned()
+    spec.process().as_ref().and_then(process::program).map(str::to_owned)
 }
 
 /// `PATH` and working directory of the container's own process.
 fn search_context(spec: &Spec) -> (String, String) {
-    let process = spec.process().as_ref();
-    let path = process
-        .and_then(|p| p.env().as_ref())
-        .into_iter()
-        .flatten()
-        .find_map(|pair| pair.strip_prefix("PATH="));
-    let cwd = process.map_or_else(|| "/".to_owned(), |p| p.cwd().to_string_lossy().into_owned());
-    (path.unwrap_or("/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin").to_owned(), cwd)
+    let of = |own: &Process| (process::search_path(own).to_owned(), own.cwd().to_string_lossy().into_owned());
+    spec.process().as_ref().map_or_else(|| of(&Process::default()), of)
 }
 
 fn user(spec: &Spec) -> (u32, u32) {
@@ -365,8 +357,7 @@ fn is_privileged(spec: &Spec) -> bool {
     all && unmasked
 }
 
-/// systemd's cgroup paths are `slice:prefix:name`.
 fn is_systemd_path(spec: &Spec) -> bool {
     let path = spec.linux().as_ref().and_then(|l| l.cgroups_path().as_ref());
-    path.is_some_and(|path| path.to_string_lossy().split(':').count() == 3)
+    path.is_some_and(|path| process::is_systemd_cgroup(path))
 }

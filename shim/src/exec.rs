@@ -13,8 +13,9 @@ use sandbox::handover::Giver;
 
 use crate::create::check_program;
 use crate::error::{Failure, Kind, chain};
-use crate::executor::{DEFAULT_PATH, WallsExecutor};
+use crate::executor::WallsExecutor;
 use crate::identity::Id;
+use crate::process::{program, search_path};
 use crate::stdio::ProcessStdio;
 use crate::walls::{Folders, Walls, write_private};
 
@@ -82,7 +83,7 @@ fn refuse_session(exec: &Exec, walls: &Walls, process: &Process) -> Result<(), F
     let observation = Observation {
         wall: Wall::Policy,
         operation: "exec-session".to_owned(),
-        object: process.args().iter().flatten().next().cloned().unwrap_or_default(),
+        object: program(process).unwrap_or_default().to_owned(),
         verdict: Verdict::Denied,
         errno: None,
         pid: 0,
@@ -95,22 +96,21 @@ fn refuse_session(exec: &Exec, walls: &Walls, process: &Process) -> Result<(), F
 }
 
 fn check(exec: &Exec, walls: &Walls, process: &Process, root: &Path) -> Result<(), Failure> {
-    let name = process
-        .args()
-        .iter()
-        .flatten()
-        .next()
-        .ok_or_else(|| Failure::new(Kind::Invalid, "the exec has no arguments"))?;
-    let path =
-        process.env().iter().flatten().find_map(|pair| pair.strip_prefix("PATH=")).unwrap_or(DEFAULT_PATH);
+    let name = program(process).ok_or_else(|| Failure::new(Kind::Invalid, "the exec has no arguments"))?;
     let cwd = process.cwd().to_string_lossy();
-    check_program(walls, root, name, (path, &cwd), &exec.data_dir, Some(exec.exec_id.as_str()))
+    check_program(
+        walls,
+        root,
+        name,
+        (search_path(process), &cwd),
+        &exec.data_dir,
+        Some(exec.exec_id.as_str()),
+    )
 }
 
 fn libcontainer(exec: Exec, walls: Walls, spec: &Path) -> Result<i32, Failure> {
-    let failed = |err: libcontainer::error::LibcontainerError| {
-        Failure::new(Kind::Internal, format!("cannot exec in container: {}", chain(&err)))
-    };
+    let failed =
+        |err: libcontainer::error::LibcontainerError| Failure::internal("cannot exec in container", &err);
     let mut builder = ContainerBuilder::new(exec.id.as_str().to_owned(), SyscallType::default())
         .with_executor(WallsExecutor::new(walls, exec.giver))
         .with_console_socket(exec.console)

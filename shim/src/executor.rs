@@ -14,6 +14,7 @@ use sandbox::enforce::{Enforced, Prepared};
 use sandbox::handover::Giver;
 
 use crate::error::chain;
+use crate::process::search_path;
 use crate::walls::Walls;
 
 /// Raises one container's walls around the calling process.
@@ -42,13 +43,7 @@ impl WallsExecutor {
         let process = spec.process().as_ref().ok_or("the runtime spec has no process")?;
         let args =
             process.args().as_ref().filter(|args| !args.is_empty()).ok_or("the process has no arguments")?;
-        let path = process
-            .env()
-            .iter()
-            .flatten()
-            .find_map(|pair| pair.strip_prefix("PATH="))
-            .unwrap_or(DEFAULT_PATH);
-        let program = search(&args[0], path).map_err(|errno| match errno {
+        let program = search(&args[0], search_path(process)).map_err(|errno| match errno {
             Errno::ENOENT => format!("exec: {:?}: executable file not found in $PATH", args[0]),
             other => format!("exec: {:?}: {}", args[0], other.desc()),
         })?;
@@ -103,9 +98,6 @@ impl Executor for WallsExecutor {
         }
     }
 }
-
-/// What `execvp` searches where there is no `PATH`.
-pub(crate) const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Finds the program as `execvp` would, but once and before the walls stand, so that no search shows up as attempts.
 fn search(name: &str, path: &str) -> Result<CString, Errno> {

@@ -23,6 +23,7 @@ mod logger;
 mod logging;
 mod observer;
 mod pod;
+mod process;
 mod reaper;
 mod records;
 mod remove;

@@ -9,7 +9,7 @@ use sandbox::handover::Taker;
 use sandbox::observe::{self, Event};
 
 use crate::child::Answers;
-use crate::error::{Failure, Kind, chain};
+use crate::error::{Failure, Kind};
 use crate::records::Recorder;
 use crate::walls::{Folders, Walls};
 
@@ -61,9 +61,9 @@ impl Observer {
         };
         let mut recorder = walls.recorder(&self.data_dir, exec);
         if matches!(self.of, Of::Init) {
-            Container::load(self.folders.oci_state()).and_then(|mut container| container.start()).map_err(
-                |err| Failure::new(Kind::Internal, format!("cannot start container: {}", chain(&err))),
-            )?;
+            Container::load(self.folders.oci_state())
+                .and_then(|mut container| container.start())
+                .map_err(|err| Failure::internal("cannot start container", &err))?;
         }
         let served =
             observe::serve(&self.taker, &walls.plan, &walls.programs, &walls.writable, &mut |event| {

@@ -23,9 +23,9 @@ pub(crate) fn remove(folders: &Folders, bundle: &Path) -> Result<(), Failure> {
         match Container::load(folders.oci_state()) {
             Ok(mut container) => {
                 end(folders, container.pid().map(|pid| pid.as_raw()))?;
-                container.delete(true).map_err(|err| {
-                    Failure::new(Kind::Internal, format!("cannot delete the container: {}", chain(&err)))
-                })?;
+                container
+                    .delete(true)
+                    .map_err(|err| Failure::internal("cannot delete the container", &err))?;
             }
             // libcontainer was ended before it wrote its state.
             Err(err) => {
