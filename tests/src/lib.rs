@@ -12,5 +12,6 @@ pub mod images;
 pub mod intruder;
 pub mod node;
 pub mod provision;
+pub mod shared;
 pub mod suite;
 pub mod under_test;

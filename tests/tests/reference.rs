@@ -3,13 +3,12 @@
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use libtest_mimic::Trial;
 use tests::command::until;
 use tests::node::{Containerd, Node, Options, Runtime};
+use tests::shared::Shared;
 use tests::{images, suite, under_test};
 
 const BUSYBOX: &str = "keep.test/busybox:1";
@@ -45,48 +44,33 @@ fn main() -> ExitCode {
     let mut trials = Vec::new();
     let mut nodes = Vec::new();
     for containerd in Containerd::ALL {
-        let node = containerd.provide().and_then(|()| prepare(containerd));
-        for runtime in [Runtime::Runc, Runtime::Keep] {
-            let name = |test: &str| format!("{containerd}, {runtime}: {test}");
-            let ready = match (&node, runtime) {
-                (Err(error), _) => Err(format!("{error:#}")),
-                (Ok(_), Runtime::Runc) => Ok(()),
-                (Ok(_), _) => {
-                    under_test::binary(under_test::SHIM).map(drop).map_err(|error| format!("{error:#}"))
-                }
-            };
+        let node = Shared::start(containerd, prepare);
+        for (runtime, node) in [(Runtime::Runc, &node), (Runtime::Keep, &node.with_shim())] {
             for (number, (test, run)) in TESTS.iter().enumerate() {
-                trials.push(match (&ready, &node) {
-                    (Err(why), _) => suite::missing(name(test), why),
-                    (Ok(()), Err(error)) => suite::missing(name(test), &format!("{error:#}")),
-                    (Ok(()), Ok(node)) => one(node, runtime, name(test), number, *run),
-                });
+                let name = format!("{containerd}, {runtime}: {test}");
+                trials.push(node.trial(name, move |node| one(node, runtime, number, *run)));
             }
         }
-        nodes.extend(node);
+        nodes.push(node);
     }
     let code = suite::conclude(trials);
     drop(nodes);
     code
 }
 
-fn prepare(containerd: Containerd) -> Result<Arc<Mutex<Node>>> {
+fn prepare(containerd: Containerd) -> Result<Node> {
     let node = Node::start(Options::new(containerd))?;
     node.import(&images::busybox()?, BUSYBOX)?;
     let probe = images::probe()?.environment("COLOUR", "green").working_folder("/opt/state").user("33:33");
     node.import(&probe, PROBE)?;
-    Ok(Arc::new(Mutex::new(node)))
+    Ok(node)
 }
 
-fn one(node: &Arc<Mutex<Node>>, runtime: Runtime, name: String, number: usize, run: Test) -> Trial {
-    let node = Arc::clone(node);
-    suite::trial(name, move || {
-        let node = node.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let id = format!("{runtime}-{number}");
-        let result = run(&node, runtime, &id);
-        let gone = node.remove(&id);
-        result.and(gone)
-    })
+fn one(node: &Node, runtime: Runtime, number: usize, run: Test) -> Result<()> {
+    let id = format!("{runtime}-{number}");
+    let result = run(node, runtime, &id);
+    let gone = node.remove(&id);
+    result.and(gone)
 }
 
 fn start(node: &Node, runtime: Runtime, id: &str, arguments: &[&str]) -> Result<()> {

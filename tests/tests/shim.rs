@@ -3,7 +3,6 @@
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -13,6 +12,7 @@ use tests::command::{Output, until};
 use tests::image::Image;
 use tests::intruder::{self, MOVES};
 use tests::node::{Containerd, Node, Options, Runtime};
+use tests::shared::Shared;
 use tests::{images, provision, suite, under_test};
 
 const DECLARED: &str = "keep.test/declared:1";
@@ -57,39 +57,25 @@ fn main() -> ExitCode {
     let mut trials = Vec::new();
     let mut nodes = Vec::new();
     for containerd in Containerd::ALL {
-        let node =
-            containerd.provide().and_then(|()| prepare(containerd)).map_err(|error| format!("{error:#}"));
-        let shim = under_test::binary(under_test::SHIM).map_err(|error| format!("{error:#}"));
-        let keep = shim.and_then(|_| node.clone());
-        for (tests, node) in [(UNDER_RUNC, &node), (TESTS, &keep)] {
-            for (name, test) in tests {
-                let name = format!("{containerd}: {name}");
-                let test = *test;
-                trials.push(match node {
-                    Err(why) => suite::missing(name, why),
-                    Ok(node) => {
-                        let node = Arc::clone(node);
-                        suite::trial(name, move || {
-                            test(&mut node.lock().unwrap_or_else(PoisonError::into_inner))
-                        })
-                    }
-                });
-            }
+        let node = Shared::start(containerd, prepare);
+        for (tests, node) in [(UNDER_RUNC, &node), (TESTS, &node.with_shim())] {
+            let trial = |(name, test): &(&str, Test)| node.trial(format!("{containerd}: {name}"), *test);
+            trials.extend(tests.iter().map(trial));
         }
-        nodes.extend(node);
+        nodes.push(node);
     }
     let code = suite::conclude(trials);
     drop(nodes);
     code
 }
 
-fn prepare(containerd: Containerd) -> Result<Arc<Mutex<Node>>> {
+fn prepare(containerd: Containerd) -> Result<Node> {
     let mut node = Node::start(Options::new(containerd))?;
     node.import(&images::probe()?, PLAIN)?;
     node.import(&images::probe()?.user("1000"), PLAIN_USER)?;
     node.import(&images::declared_probe()?, DECLARED)?;
     intruder::listen(&mut node)?;
-    Ok(Arc::new(Mutex::new(node)))
+    Ok(node)
 }
 
 /// Runs the probe to its end.

@@ -4,15 +4,14 @@
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use libtest_mimic::Trial;
 use serde_json::Value;
 use tests::command::until;
 use tests::image::Image;
 use tests::node::{Containerd, Node, Options, Runtime};
+use tests::shared::Shared;
 use tests::{images, suite, under_test};
 
 /// Something that an intruder, or a program whose intent is incomplete, tries.
@@ -136,22 +135,14 @@ enum Who {
     Exec,
 }
 
-type Shared = Arc<Mutex<Node>>;
-
 fn main() -> ExitCode {
     let mut trials = Vec::new();
     let mut nodes = Vec::new();
     for containerd in Containerd::ALL {
-        let node =
-            containerd.provide().and_then(|()| prepare(containerd)).map_err(|error| format!("{error:#}"));
-        let shim = under_test::binary(under_test::SHIM).map_err(|error| format!("{error:#}"));
-        let keep = shim.and_then(|_| node.clone());
-        add(
-            &mut trials,
-            &node,
-            format!("{containerd}, runc: every move succeeds where nothing forbids it"),
-            control,
-        );
+        let node = Shared::start(containerd, prepare);
+        let keep = node.with_shim();
+        let name = format!("{containerd}, runc: every move succeeds where nothing forbids it");
+        trials.push(node.trial(name, |node| control(node)));
         for (index, one) in MOVES.iter().enumerate() {
             for who in [Who::Init, Who::Exec] {
                 let actor = if who == Who::Init { "init" } else { "exec" };
@@ -159,41 +150,26 @@ fn main() -> ExitCode {
                     "{containerd}, {actor}: {} is refused, named, and allowed by its label",
                     one.words
                 );
-                add(&mut trials, &keep, name, move |node| both_sides(node, index, who));
+                trials.push(keep.trial(name, move |node| both_sides(node, index, who)));
             }
         }
         for (name, test) in OTHERS {
-            add(&mut trials, &keep, format!("{containerd}: {name}"), test);
+            trials.push(keep.trial(format!("{containerd}: {name}"), move |node| test(node)));
         }
-        nodes.extend(node);
+        nodes.push(node);
     }
     let code = suite::conclude(trials);
     drop(nodes);
     code
 }
 
-fn add(
-    trials: &mut Vec<Trial>,
-    node: &Result<Shared, String>,
-    name: String,
-    test: impl FnOnce(&Node) -> Result<()> + Send + 'static,
-) {
-    trials.push(match node {
-        Err(why) => suite::missing(name, why),
-        Ok(node) => {
-            let node = Arc::clone(node);
-            suite::trial(name, move || test(&node.lock().unwrap_or_else(PoisonError::into_inner)))
-        }
-    });
-}
-
-fn prepare(containerd: Containerd) -> Result<Shared> {
+fn prepare(containerd: Containerd) -> Result<Node> {
     let mut node = Node::start(Options::new(containerd))?;
     node.import(&images::probe()?, "keep.test/plain:1")?;
     node.import(&images::declared_probe()?, "keep.test/declared:1")?;
     let probe = under_test::binary("keep-probe")?;
     node.daemon("listener", &probe.to_string_lossy(), &["serve", "9000"])?;
-    Ok(Arc::new(Mutex::new(node)))
+    Ok(node)
 }
 
 /// A container that serves, and is removed with everything of it, however the test ends.

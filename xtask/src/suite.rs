@@ -43,5 +43,7 @@ pub(crate) fn run(filter: Option<&str>) -> Result<()> {
         println!("No test was left out.");
     }
     ensure!(passed, "tests failed");
+    // What a person's machine lacks is named above; CI's has what its tests need.
+    ensure!(missing.is_empty() || std::env::var_os("CI").is_none(), "CI leaves no test out");
     Ok(())
 }
