@@ -23,6 +23,9 @@ pub const PACKAGES: &[&str] = &[
     "pkg-config",
     "protobuf-compiler",
     "libseccomp-dev",
+    "libelf-dev",
+    "zlib1g-dev",
+    "make",
     "procps",
 ];
 /// What a Kubernetes node needs beside it.
