@@ -66,8 +66,19 @@ pub struct Policy {
 /// within), `userns` (opens the kernel behind namespace-only root, most container escapes of late), `keyring` (no
 /// namespace separates key rings), `perf` and `bpf` (look into the kernel and other containers), `userfaultfd` (holds
 /// kernel threads at will).
-const NEEDS_CEILING: [&str; 8] =
-    ["jit", "ipc", "aio", "numa", "memfd-exec", "raw-sockets", "ptrace", "io-uring"];
+const NEEDS_CEILING: [&str; 11] = [
+    "newer-calls",
+    "rare-calls",
+    "xattr",
+    "jit",
+    "ipc",
+    "aio",
+    "numa",
+    "memfd-exec",
+    "raw-sockets",
+    "ptrace",
+    "io-uring",
+];
 
 /// What they leave of declared capabilities beside containerd's default: locking memory, real-time scheduling and
 /// placement, terminals' hang-up, waking the machine, leases on files, raising limits, looking into one's own

@@ -115,7 +115,7 @@ fn an_error_names_key_value_column_and_what_was_meant() {
         ("caps", "net_raw", 1, "upper case; write NET_RAW"),
         ("caps", "NET_RAWW", 1, "did you mean \"NET_RAW\"?"),
         ("caps", "ALL", 1, "name each"),
-        ("needs", "everything", 1, "there are memfd-exec, jit, ipc"),
+        ("needs", "everything", 1, "there are newer-calls, rare-calls, xattr"),
         ("needs.x", "JIT", 1, "did you mean \"jit\"?"),
     ] {
         let error = failure(key, value);

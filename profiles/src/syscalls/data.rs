@@ -154,8 +154,11 @@ fn rule(row: &'static str) -> Option<(&'static str, Vec<CallRule>)> {
 fn action(word: &str) -> Option<Action> {
     let number = |name: &str| match name {
         "EPERM" => Some(super::EPERM),
+        "EINVAL" => Some(22),
         "ENOTTY" => Some(25),
         "ENOSYS" => Some(super::ENOSYS),
+        "EPROTONOSUPPORT" => Some(93),
+        "EOPNOTSUPP" => Some(95),
         _ => None,
     };
     match word.split_once('=') {

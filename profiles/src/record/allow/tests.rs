@@ -128,6 +128,10 @@ fn a_call_asks_for_the_need_that_opens_it_with_these_arguments() {
         ("execveat(3, 0x7f, 0, 0, 0x1000)", "memfd-exec"),
         ("io_setup(1, 0)", "aio"),
         ("mbind(0, 0, 0, 0, 0, 0)", "numa"),
+        ("unshare(0x200)", "rare-calls"),
+        ("syncfs(3)", "rare-calls"),
+        ("personality(0x40000)", "ptrace"),
+        ("setxattr(0x7f, 0x7f, 0x7f, 4, 0)", "xattr"),
     ] {
         assert_eq!(call(object).unwrap(), format!("dev.keep.needs={need}"), "{object}");
     }
@@ -141,6 +145,9 @@ fn a_call_that_takes_a_capability_asks_for_it() {
     let call = |object: &str| asked(&nginx(), Wall::Syscall, "x", object);
     assert_eq!(call("chroot(0x7f)").unwrap(), "dev.keep.caps=SYS_CHROOT");
     assert_eq!(call("socket(16, 3, 9)").unwrap(), "dev.keep.caps=AUDIT_WRITE");
+    assert_eq!(call("setgroups(1, 0x7f)").unwrap(), "dev.keep.caps=SETGID");
+    assert_eq!(call("setresuid(0, 33, 0)").unwrap(), "dev.keep.caps=SETUID");
+    assert_eq!(call("mlockall(3)").unwrap(), "dev.keep.caps=IPC_LOCK");
     let net = asked(&nginx(), Wall::Capability, "capable", "NET_BIND_SERVICE").unwrap();
     assert_eq!(net, "dev.keep.caps=NET_BIND_SERVICE");
 }
