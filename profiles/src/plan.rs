@@ -253,8 +253,9 @@ fn landlock(entries: &Entries, host_abi: u32) -> Option<LandlockPlan> {
     let network = abi >= NETWORK_ABI;
     let connect = tcp(entries.connect.iter().filter_map(reached));
     let mut bind = tcp(entries.listen.iter().copied());
-    if !connect.is_empty() {
-        // A client may bind to port 0 to choose its address; the observer sees who then listens.
+    if !connect.is_empty() || !bind.is_empty() {
+        // A client may bind to port 0 to choose its address, and a server to learn which families the kernel has, as every
+        // Go program does; the observer sees who then listens.
         bind.insert(0, (0, 0));
     }
     Some(LandlockPlan { abi, bind_tcp: network.then_some(bind), connect_tcp: network.then_some(connect) })

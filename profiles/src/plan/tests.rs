@@ -225,14 +225,16 @@ fn on_aarch64_the_same_calls_have_that_architectures_numbers() {
 }
 
 #[test]
-fn landlock_gets_the_tcp_ports_and_a_client_may_bind_to_port_0() {
+fn landlock_gets_the_tcp_ports_and_whoever_declares_one_may_bind_to_port_0() {
     let plan = planned(&[("listen", "80/tcp 53/udp"), ("connect", "10.0.0.0/8:443/tcp 440-442/tcp dns")]);
     let landlock = plan.landlock.unwrap();
     assert_eq!(landlock.abi, 7);
     assert_eq!(landlock.bind_tcp, Some(vec![(0, 0), (80, 80)]));
     assert_eq!(landlock.connect_tcp, Some(vec![(53, 53), (440, 443)]));
     let quiet = planned(&[("listen", "80/tcp")]).landlock.unwrap();
-    assert_eq!((quiet.bind_tcp, quiet.connect_tcp), (Some(vec![(80, 80)]), Some(vec![])));
+    assert_eq!((quiet.bind_tcp, quiet.connect_tcp), (Some(vec![(0, 0), (80, 80)]), Some(vec![])));
+    let silent = planned(&[("listen", "53/udp")]).landlock.unwrap();
+    assert_eq!((silent.bind_tcp, silent.connect_tcp), (Some(vec![]), Some(vec![])));
     let newer = super::plan(&profile("keep", &[]), &HostFacts { landlock_abi: 9, ..HOST }).unwrap();
     assert_eq!(newer.landlock.unwrap().abi, 7);
 }

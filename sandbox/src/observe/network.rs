@@ -96,12 +96,13 @@ impl Network {
         self.listen.iter().any(|range| range.covers(&port))
     }
 
-    /// Whether binding is declared: a port to listen on, or any of the kernel's choice for who connects.
+    /// Whether binding is declared: a port to listen on, or any of the kernel's choice for who has declared a TCP port or
+    /// to connect. To listen on that one is another matter.
     pub(super) fn may_bind(&self, Place(address, protocol): Place) -> bool {
         let port = address.port();
-        self.may_listen(port, protocol)
-            || (port == 0 && !self.connect.is_empty())
-            || (port == 0 && protocol == Protocol::Udp)
+        let listens = || self.listen.iter().any(|range| range.protocol == Protocol::Tcp);
+        let chosen = || protocol == Protocol::Udp || !self.connect.is_empty() || listens();
+        self.may_listen(port, protocol) || (port == 0 && chosen())
     }
 
     /// Whether connecting is declared; `servers` are the container's name servers, asked for where needed.
@@ -157,9 +158,14 @@ mod tests {
     use profiles::plan::{LandlockPlan, NetworkPlan};
 
     fn network(connect: &[&str], ports: &[(u16, u16)]) -> Network {
+        listening(&["8080-8090/tcp", "53/udp"], connect, ports)
+    }
+
+    fn listening(listen: &[&str], connect: &[&str], ports: &[(u16, u16)]) -> Network {
+        let listen = listen.iter().map(ToString::to_string).collect();
         let connect = connect.iter().map(ToString::to_string).collect();
         Network::of(&Plan {
-            network: Some(NetworkPlan { listen: vec!["8080-8090/tcp".into(), "53/udp".into()], connect }),
+            network: Some(NetworkPlan { listen, connect }),
             landlock: Some(LandlockPlan {
                 abi: 4,
                 bind_tcp: Some(vec![(0, 0)]),
@@ -210,9 +216,11 @@ mod tests {
     }
 
     #[test]
-    fn a_port_of_the_kernel_s_choice_is_for_who_connects() {
-        assert!(network(&["80/tcp"], &[]).may_bind(tcp("0.0.0.0:0")));
-        assert!(!network(&[], &[]).may_bind(tcp("0.0.0.0:0")));
+    fn a_port_of_the_kernel_s_choice_is_for_who_declared_tcp_and_never_to_listen_on() {
+        assert!(listening(&[], &["80/tcp"], &[]).may_bind(tcp("0.0.0.0:0")));
+        assert!(listening(&["80/tcp"], &[], &[]).may_bind(tcp("[::1]:0")));
+        assert!(!listening(&["53/udp"], &[], &[]).may_bind(tcp("0.0.0.0:0")));
+        assert!(!listening(&[], &[], &[]).may_bind(tcp("0.0.0.0:0")));
         assert!(
             network(&[], &[]).may_bind(tcp("127.0.0.1:8085"))
                 && !network(&[], &[]).may_bind(tcp("127.0.0.1:8091"))

@@ -70,12 +70,14 @@ fn listen() {
 }
 
 fn ephemeral() {
-    let mut plan = network_plan(&[], &[80]);
-    plan.landlock.as_mut().unwrap().bind_tcp = Some(vec![(0, 0)]);
-    let outcome = script(&plan, "my $s = tcp(); say(bind($s, at(0))); say(listen($s, 5))");
-    assert_eq!(outcome.output, "ok  13 ");
-    let records = outcome.records();
-    assert!(records.len() == 1 && records[0].starts_with("listen 127.0.0.1:"), "{records:?}");
+    for (listen, connect) in [(&[][..], &[80][..]), (&[80], &[])] {
+        let mut plan = network_plan(listen, connect);
+        plan.landlock.as_mut().unwrap().bind_tcp.get_or_insert_default().push((0, 0));
+        let outcome = script(&plan, "my $s = tcp(); say(bind($s, at(0))); say(listen($s, 5))");
+        assert_eq!(outcome.output, "ok  13 ");
+        let records = outcome.records();
+        assert!(records.len() == 1 && records[0].starts_with("listen 127.0.0.1:"), "{records:?}");
+    }
 }
 
 fn abstract_socket() {
