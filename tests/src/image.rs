@@ -5,6 +5,7 @@ use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context as _, Result};
 use flate2::{Compression, GzBuilder};
@@ -30,6 +31,16 @@ struct Entry {
 #[derive(Debug, Clone, Default)]
 pub struct Layer {
     entries: BTreeMap<String, Entry>,
+    /// Made when it is first needed; shared with every copy of this layer.
+    blob: Arc<OnceLock<Blob>>,
+}
+
+/// A layer as it lies in an archive.
+#[derive(Debug)]
+struct Blob {
+    /// Digest of the plain tar.
+    id: String,
+    packed: Vec<u8>,
 }
 
 impl Layer {
@@ -41,7 +52,14 @@ impl Layer {
 
     fn put(mut self, path: &str, kind: Kind, mode: u32, owner: u64) -> Self {
         self.entries.insert(path.trim_matches('/').to_owned(), Entry { kind, mode, owner });
+        self.blob = Arc::default();
         self
+    }
+
+    /// Whether there is nothing in it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
     }
 
     /// A folder, owned by user and group `owner`.
@@ -123,6 +141,17 @@ impl Layer {
         Ok(layer)
     }
 
+    fn blob(&self) -> Result<&Blob> {
+        if let Some(blob) = self.blob.get() {
+            return Ok(blob);
+        }
+        let plain = self.tar()?;
+        let mut packed = GzBuilder::new().mtime(0).write(Vec::new(), Compression::fast());
+        packed.write_all(&plain).context("cannot compress a layer")?;
+        let packed = packed.finish().context("cannot compress a layer")?;
+        Ok(self.blob.get_or_init(|| Blob { id: digest(&plain), packed }))
+    }
+
     fn tar(&self) -> Result<Vec<u8>> {
         let mut archive = tar::Builder::new(Vec::new());
         let mut all = self.entries.clone();
@@ -188,6 +217,22 @@ impl Image {
         Self { layers: layers.into_iter().collect(), environment: vec![path], ..Self::default() }
     }
 
+    /// Whether one of its layers has `path`, or something beneath it.
+    #[must_use]
+    pub fn has(&self, path: &str) -> bool {
+        let path = path.trim_matches('/');
+        let beneath = format!("{path}/");
+        let mut entries = self.layers.iter().flat_map(|layer| layer.entries.keys());
+        entries.any(|entry| entry == path || entry.starts_with(&beneath))
+    }
+
+    /// With one more layer on top.
+    #[must_use]
+    pub fn layer(mut self, layer: Layer) -> Self {
+        self.layers.push(layer);
+        self
+    }
+
     /// With this `ENTRYPOINT`.
     #[must_use]
     pub fn entrypoint(mut self, words: &[&str]) -> Self {
@@ -216,9 +261,10 @@ impl Image {
         self
     }
 
-    /// With one more `ENV`.
+    /// With an `ENV`; a later value takes the place of an earlier one.
     #[must_use]
     pub fn environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.retain(|one| !one.starts_with(&format!("{name}=")));
         self.environment.push(format!("{name}={value}"));
         self
     }
@@ -230,13 +276,18 @@ impl Image {
         self
     }
 
+    /// The keys of its labels, in their order.
+    pub fn label_keys(&self) -> impl Iterator<Item = &str> {
+        self.labels.keys().map(String::as_str)
+    }
+
     /// With several labels.
     #[must_use]
     pub fn labels<'a>(self, labels: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
         labels.into_iter().fold(self, |image, (key, value)| image.label(key, value))
     }
 
-    fn config(&self, layers: &[String]) -> Value {
+    pub(crate) fn config(&self, layers: &[String]) -> Value {
         let mut config = json!({ "Env": self.environment });
         let words = [("Entrypoint", &self.entrypoint), ("Cmd", &self.command)];
         for (name, value) in words.into_iter().filter(|(_, value)| !value.is_empty()) {
@@ -263,8 +314,8 @@ impl Image {
     pub fn chain(&self) -> Result<String> {
         let mut chain = String::new();
         for layer in &self.layers {
-            let id = digest(&layer.tar()?);
-            chain = if chain.is_empty() { id } else { digest(format!("{chain} {id}").as_bytes()) };
+            let id = &layer.blob()?.id;
+            chain = if chain.is_empty() { id.clone() } else { digest(format!("{chain} {id}").as_bytes()) };
         }
         Ok(chain)
     }
@@ -285,11 +336,9 @@ impl Image {
         };
         let (mut ids, mut layers) = (Vec::new(), Vec::new());
         for layer in &self.layers {
-            let plain = layer.tar()?;
-            ids.push(digest(&plain));
-            let mut packed = GzBuilder::new().mtime(0).write(Vec::new(), Compression::fast());
-            packed.write_all(&plain).context("cannot compress a layer")?;
-            layers.push(put(packed.finish().context("cannot compress a layer")?, "layer.v1.tar+gzip"));
+            let blob = layer.blob()?;
+            ids.push(blob.id.clone());
+            layers.push(put(blob.packed.clone(), "layer.v1.tar+gzip"));
         }
         let config =
             put(serde_json::to_vec(&self.config(&ids)).context("cannot write the config")?, "config.v1+json");

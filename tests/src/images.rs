@@ -106,7 +106,9 @@ pub fn static_true() -> Result<Image> {
 /// # Errors
 /// When Go is missing.
 pub fn signalled() -> Result<Image> {
-    let layer = base().copy(&provision::signalled()?, "bin/signalled")?.folder("data", 0o777, 0);
+    let layer = base()
+        .copy(&provision::go_program("go/signalled", "signalled")?, "bin/signalled")?
+        .folder("data", 0o777, 0);
     Ok(Image::new([layer]).entrypoint(&["/bin/signalled"]).command(&["2000", "/data/file"]))
 }
 

@@ -6,6 +6,9 @@
 pub mod cache;
 pub mod cluster;
 pub mod command;
+pub mod cookbook;
+pub mod debian;
+pub mod dockerfile;
 pub mod elf;
 pub mod image;
 pub mod images;

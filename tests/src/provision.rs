@@ -160,16 +160,28 @@ impl Drop for NoServices {
 /// The folder into which the packages for images are unpacked.
 ///
 /// # Errors
-/// When apt cannot fetch them or dpkg cannot unpack them.
+/// As [`debian_files`].
 pub fn image_files() -> Result<PathBuf> {
-    let root = cache::folder()?.join("debs/root");
+    debian_files("debs", IMAGE_PACKAGES)
+}
+
+/// Fetches Debian's packages and unpacks them into one folder, once for each list of packages; gives the folder.
+///
+/// # Errors
+/// When apt cannot fetch them or dpkg cannot unpack them.
+pub fn debian_files(name: &str, packages: &[&str]) -> Result<PathBuf> {
+    let folder = cache::subfolder(name)?;
+    let root = folder.join("root");
     let _lock = alone()?;
-    cache::once("debs", &IMAGE_PACKAGES.join(" "), || {
+    cache::once(name, &packages.join(" "), || {
         patiently("fetching Debian packages for images", || {
             update()?;
-            let folder = cache::subfolder("debs")?;
-            let mut arguments = vec!["download"];
-            arguments.extend(IMAGE_PACKAGES);
+            // With nothing installed, apt takes the distribution's own packages, whatever else this machine has.
+            let nothing = folder.join("nothing-installed");
+            std::fs::write(&nothing, "").with_context(|| format!("cannot write {}", nothing.display()))?;
+            let state = format!("Dir::State::status={}", nothing.display());
+            let mut arguments = vec!["download", "-o", &state];
+            arguments.extend(packages);
             apt(&arguments, &folder)?;
             for entry in std::fs::read_dir(&folder).context("cannot read the folder of packages")? {
                 let path = entry.context("cannot read the folder of packages")?.path();
@@ -298,12 +310,25 @@ pub fn kubernetes() -> Result<()> {
     })
 }
 
-/// Builds the Go program that is signalled a thousand times a second.
+/// Builds a static Go program that needs no other module; `folder` is beneath that of this crate, `name` the last part
+/// of its module's path.
 ///
 /// # Errors
 /// When Go is missing or the build fails.
-pub fn signalled() -> Result<PathBuf> {
+pub fn go_program(folder: &str, name: &str) -> Result<PathBuf> {
     let _lock = alone()?;
-    GoBuild { folder: "go/signalled", cgo: false, tags: "", link: "-s -w", packages: &["."] }.run()?;
-    Ok(binaries()?.join("signalled"))
+    GoBuild { folder, cgo: false, tags: "", link: "-s -w", packages: &["."] }.run()?;
+    Ok(binaries()?.join(name))
+}
+
+/// Builds a static program of one Rust file.
+///
+/// # Errors
+/// When rustc is missing or the build fails.
+pub fn rust_program(source: &Path, name: &str) -> Result<PathBuf> {
+    let to = binaries()?.join(name);
+    let mut rustc = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
+    rustc.args(["--edition=2024", "-O", "-C", "target-feature=+crt-static", "-C", "strip=symbols", "-o"]);
+    run(rustc.arg(&to).arg(source), Duration::from_secs(300))?.success()?;
+    Ok(to)
 }

@@ -4,7 +4,7 @@ use std::process::Stdio;
 
 use anyhow::{Context as _, Result, ensure};
 use tests::provision::{self, say};
-use tests::suite;
+use tests::{cookbook, suite};
 
 /// Runs every test, or those whose name contains `filter`.
 ///
@@ -14,6 +14,7 @@ pub(crate) fn run(filter: Option<&str>) -> Result<()> {
     provision::debian(provision::PACKAGES)?;
     let binaries = crate::build::run()?;
     provision::image_files()?;
+    cookbook::files()?;
     if let Err(error) = provision::containerd() {
         // The tests that need it name themselves in the summary.
         say(&format!("containerd 2.3: {error:#}"));

@@ -1,0 +1,3 @@
+module example.test/hello-go
+
+go 1.21
