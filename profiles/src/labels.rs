@@ -10,6 +10,8 @@ pub(crate) use suggest::nearest;
 
 /// What every label of ours begins with.
 pub const PREFIX: &str = "dev.keep.";
+/// The label that begins a declaration.
+pub const INTENT: &str = "dev.keep.intent";
 /// The schema version that this crate reads.
 pub const VERSION: &str = "v1";
 /// Longest label, key and value together, in bytes (containerd drops longer ones).
@@ -66,8 +68,35 @@ pub struct LabelError {
     pub value: String,
     /// Where in the value, in characters from 1.
     pub column: usize,
+    /// What kind of thing is wrong.
+    pub fault: Fault,
     /// What is wrong and what was meant.
     pub problem: String,
+}
+
+/// What kind of thing is wrong with a label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The schema version.
+    Version,
+    /// The label, or all of them together, are too long.
+    Size,
+    /// A word of the value.
+    Word,
+}
+
+/// Everything that can be said of an image's labels, wrong ones included: for a linter, which goes on where
+/// [`parse`] stops.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Survey {
+    /// Whether `dev.keep.intent` is there.
+    pub declares: bool,
+    /// What the valid words declare.
+    pub intent: Intent,
+    /// What was odd.
+    pub notices: Vec<Notice>,
+    /// What is invalid, in key order, `dev.keep.intent` before all.
+    pub errors: Vec<LabelError>,
 }
 
 /// Parses an image's labels; those outside `dev.keep.` are ignored.
@@ -76,44 +105,72 @@ pub struct LabelError {
 /// On the first invalid label (in key order, `dev.keep.intent` before all), an unknown major version, a label over
 /// 4 KiB or all over 32 KiB.
 pub fn parse(labels: &BTreeMap<String, String>) -> Result<Declaration, LabelError> {
-    let ours = || labels.iter().filter_map(|(key, value)| Some((key, key.strip_prefix(PREFIX)?, value)));
-    let Some(version) = labels.get("dev.keep.intent") else {
-        let mut notices = Vec::new();
-        if let Some((key, ..)) = ours().next() {
-            notices.push(Notice::WithoutIntent { key: key.clone() });
-        }
-        notices.extend(
-            ours().filter(|(_, name, _)| list_of(name).is_none()).map(|(key, name, _)| unknown(key, name)),
-        );
-        return Ok(Declaration::Nothing(notices));
-    };
-    check_version(version)?;
-    let mut intent = Intent::default();
-    let mut notices = Vec::new();
-    let mut total = 0;
-    for (key, name, value) in ours() {
-        let size = key.len() + value.len();
-        total += size;
-        if size > MAX_LABEL {
-            let problem =
-                format!("the label has {size} bytes and may have {MAX_LABEL}; split it, as {key}.more");
-            return Err(error(key, value, 1, problem));
-        }
-        if total > MAX_ALL {
-            let problem = format!("all {PREFIX} labels together exceed {MAX_ALL} bytes here");
-            return Err(error(key, value, 1, problem));
-        }
-        match list_of(name) {
-            Some(list) => read_list(&mut intent, list, key, value)?,
-            None if name == "intent" => {}
-            None => notices.push(unknown(key, name)),
-        }
+    if !labels.contains_key(INTENT) {
+        return Ok(Declaration::Nothing(without_intent(labels)));
     }
-    Ok(Declaration::V1(intent, notices))
+    let Survey { intent, notices, errors, .. } = survey(labels);
+    match errors.into_iter().next() {
+        Some(first) => Err(first),
+        None => Ok(Declaration::V1(intent, notices)),
+    }
 }
 
-fn error(key: &str, value: &str, column: usize, problem: impl Into<String>) -> LabelError {
-    LabelError { key: key.to_owned(), value: shortened(value), column, problem: problem.into() }
+/// Reads an image's labels to the end, and says all that is wrong with them; those outside `dev.keep.` are ignored.
+/// Words count even where `dev.keep.intent` is missing, which [`Survey::declares`] tells.
+#[must_use]
+pub fn survey(labels: &BTreeMap<String, String>) -> Survey {
+    let mut found = Survey { declares: labels.contains_key(INTENT), ..Survey::default() };
+    if !found.declares {
+        found.notices = without_intent(labels);
+    }
+    found.errors.extend(labels.get(INTENT).and_then(|version| check_version(version).err()));
+    let mut total = 0;
+    for (key, name, value) in ours(labels) {
+        let size = key.len() + value.len();
+        total += size;
+        if let Some(problem) = too_long(key, size, total) {
+            found.errors.push(error(key, value, 1, Fault::Size, problem));
+            if total > MAX_ALL {
+                break;
+            }
+            continue;
+        }
+        match list_of(name) {
+            Some(list) => {
+                let wrong = read_list(&mut found.intent, list, value);
+                let wrong = wrong
+                    .into_iter()
+                    .map(|(column, entry)| error(key, value, column + entry.at, Fault::Word, entry.problem));
+                found.errors.extend(wrong);
+            }
+            None if name != "intent" && found.declares => found.notices.push(unknown(key, name)),
+            None => {}
+        }
+    }
+    found
+}
+
+/// The labels beneath [`PREFIX`]: key, key without it, value.
+fn ours(labels: &BTreeMap<String, String>) -> impl Iterator<Item = (&String, &str, &String)> {
+    labels.iter().filter_map(|(key, value)| Some((key, key.strip_prefix(PREFIX)?, value)))
+}
+
+fn without_intent(labels: &BTreeMap<String, String>) -> Vec<Notice> {
+    let first = ours(labels).next().map(|(key, ..)| Notice::WithoutIntent { key: key.clone() });
+    let unknown =
+        ours(labels).filter(|(_, name, _)| list_of(name).is_none()).map(|(key, name, _)| unknown(key, name));
+    first.into_iter().chain(unknown).collect()
+}
+
+fn too_long(key: &str, size: usize, total: usize) -> Option<String> {
+    if size > MAX_LABEL {
+        return Some(format!("the label has {size} bytes and may have {MAX_LABEL}; split it, as {key}.more"));
+    }
+    (total > MAX_ALL).then(|| format!("all {PREFIX} labels together exceed {MAX_ALL} bytes here"))
+}
+
+fn error(key: &str, value: &str, column: usize, fault: Fault, problem: impl Into<String>) -> LabelError {
+    LabelError { key: key.to_owned(), value: shortened(value), column, fault, problem: problem.into() }
 }
 
 /// At most 80 characters, the middle left out.
@@ -126,7 +183,7 @@ fn shortened(value: &str) -> String {
 }
 
 fn check_version(value: &str) -> Result<(), LabelError> {
-    let key = "dev.keep.intent";
+    let key = INTENT;
     let version = value.trim_matches(|c: char| c.is_ascii_whitespace());
     if version == VERSION {
         return Ok(());
@@ -137,11 +194,11 @@ fn check_version(value: &str) -> Result<(), LabelError> {
         "1" | "V1" | "v1.0" => format!("unknown schema version {version:?}; did you mean {VERSION:?}?"),
         _ => format!("unknown schema version {:?}; this Keep reads {VERSION:?}", shortened(version)),
     };
-    Err(error(key, value, if version.is_empty() { 1 } else { column }, problem))
+    Err(error(key, value, if version.is_empty() { 1 } else { column }, Fault::Version, problem))
 }
 
 /// The list that a key without [`PREFIX`] belongs to: itself or, for a fragment, what stands before the point.
-fn list_of(name: &str) -> Option<&'static str> {
+pub(crate) fn list_of(name: &str) -> Option<&'static str> {
     let base = match name.split_once('.') {
         Some((_, "")) => return None,
         Some((base, _)) => base,
@@ -161,8 +218,8 @@ fn unknown(key: &str, name: &str) -> Notice {
     Notice::UnknownKey { key: key.to_owned(), suggestion }
 }
 
-fn read_list(intent: &mut Intent, list: &str, key: &str, value: &str) -> Result<(), LabelError> {
-    let at = |(column, error_): (usize, EntryError)| error(key, value, column + error_.at, error_.problem);
+/// Adds a label's words to its list; gives those that are wrong, each with its column, from 1.
+fn read_list(intent: &mut Intent, list: &str, value: &str) -> Vec<(usize, EntryError)> {
     match list {
         "exec" => read_words(&mut intent.exec, value, AbsPath::from_label),
         "listen" => read_words(&mut intent.listen, value, listen),
@@ -171,31 +228,41 @@ fn read_list(intent: &mut Intent, list: &str, key: &str, value: &str) -> Result<
         "read" => read_words(&mut intent.read, value, AbsPath::from_label),
         "caps" => read_words(&mut intent.caps, value, capability),
         "needs" => read_words(&mut intent.needs, value, need),
-        _ => Ok(()),
+        _ => Vec::new(),
     }
-    .map_err(at)
 }
 
-/// Adds each word of `value` to `set`; an error comes with the word's column, from 1.
 fn read_words<T: Ord>(
     set: &mut BTreeSet<T>,
     value: &str,
     read: impl Fn(&str) -> Result<T, EntryError>,
-) -> Result<(), (usize, EntryError)> {
+) -> Vec<(usize, EntryError)> {
+    let mut wrong = Vec::new();
+    for (column, word) in words(value) {
+        match read(word) {
+            Ok(entry) => {
+                set.insert(entry);
+            }
+            Err(error) => wrong.push((column, error)),
+        }
+    }
+    wrong
+}
+
+/// The words of a value, each with its column, in characters from 1.
+pub(crate) fn words(value: &str) -> impl Iterator<Item = (usize, &str)> {
     let mut rest = value;
     let mut column = 1;
-    loop {
+    std::iter::from_fn(move || {
         let word_start = rest.trim_start_matches(|c: char| c.is_ascii_whitespace());
         column += rest.len() - word_start.len();
         let end = word_start.find(|c: char| c.is_ascii_whitespace()).unwrap_or(word_start.len());
         let (word, after) = word_start.split_at(end);
-        if word.is_empty() {
-            return Ok(());
-        }
-        set.insert(read(word).map_err(|error| (column, error))?);
+        let at = column;
         column += word.chars().count();
         rest = after;
-    }
+        (!word.is_empty()).then_some((at, word))
+    })
 }
 
 fn listen(word: &str) -> Result<PortRange, EntryError> {

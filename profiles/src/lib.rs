@@ -5,9 +5,11 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+pub mod dockerfile;
 pub mod explain;
 pub mod intent;
 pub mod labels;
+pub mod lint;
 pub mod plan;
 pub mod policy;
 pub mod profile;
