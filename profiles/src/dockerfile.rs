@@ -10,6 +10,7 @@ use parse_dockerfile::{Instruction, parse_iter};
 use crate::lint::Subject;
 
 mod evaluate;
+mod label_file;
 mod stages;
 #[cfg(test)]
 mod tests;
@@ -17,7 +18,9 @@ mod text;
 mod words;
 
 use evaluate::State;
+pub use label_file::read_label_file;
 use stages::Stages;
+use text::Glyph;
 pub use words::Hole;
 
 /// Longest Dockerfile that is read, in bytes.
@@ -41,14 +44,14 @@ pub struct Options<'a> {
 /// What a Dockerfile makes. Places are bytes of the text, from after a byte order mark.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Built {
-    /// Labels beneath `dev.keep.`, and what the instructions say of the image.
+    /// Labels, and what the instructions say of the image.
     pub subject: Subject,
     /// Where they stand.
     pub sources: Sources,
     /// The image outside that the built stage goes back to; `None` for `scratch` and where [`Options::base`] is given.
     pub base: Option<(String, Range<usize>)>,
-    /// Variables in labels that have no known value, each with the label's key.
-    pub holes: Vec<(String, Hole)>,
+    /// Variables in labels that have no known value, by the label's key.
+    pub holes: BTreeMap<String, Vec<Hole>>,
     /// Files that are brought in.
     pub copies: Vec<Copy>,
 }
@@ -56,7 +59,7 @@ pub struct Built {
 /// Where things stand in a text.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Sources {
-    /// Labels by their keys.
+    /// Labels by their keys; of a Dockerfile, those beneath `dev.keep.`.
     pub labels: BTreeMap<String, LabelSource>,
     /// The command of ENTRYPOINT.
     pub entrypoint: Option<Range<usize>>,
@@ -76,6 +79,10 @@ pub struct LabelSource {
 }
 
 impl LabelSource {
+    fn new(key: &[Glyph], value: &[Glyph]) -> Self {
+        Self { key: text::source_of(key), value: value.iter().map(Glyph::source).collect() }
+    }
+
     /// The place of `length` characters of the value from `column` on, in characters from 1; the key where the value
     /// has no such character.
     #[must_use]
@@ -112,6 +119,12 @@ pub struct DockerfileError {
     pub span: Range<usize>,
     /// What is wrong and what was meant.
     pub problem: String,
+}
+
+impl From<words::WordError> for DockerfileError {
+    fn from(error: words::WordError) -> Self {
+        Self::new(error.span, error.problem)
+    }
 }
 
 impl DockerfileError {

@@ -124,6 +124,13 @@ impl fmt::Display for AbsPath {
     }
 }
 
+/// Paths order, compare and hash as their texts do.
+impl std::borrow::Borrow<str> for AbsPath {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
 impl TryFrom<String> for AbsPath {
     type Error = PathError;
     fn try_from(text: String) -> Result<Self, PathError> {

@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use crate::intent::{AbsPath, Intent};
-use crate::labels::{self, PREFIX, Survey};
+use crate::labels::{self, Fault, PREFIX, Survey};
 use crate::policy::Policy;
 
 mod declared;
@@ -123,7 +123,9 @@ pub fn lint(subject: &Subject, policy: &Policy) -> Vec<Finding> {
     let Survey { declares, intent, notices, errors } = labels::survey(&subject.labels);
     let mut lint = Lint { subject, policy, intent: &intent, found: Vec::new() };
     declared::check(&mut lint, declares, &notices, &errors);
-    if subject.labels.keys().any(|key| key.starts_with(PREFIX)) {
+    // Labels that are too long are not read on: nothing bounds what there would be to say.
+    let too_long = errors.iter().any(|error| error.fault == Fault::Size);
+    if !too_long && subject.labels.keys().any(|key| key.starts_with(PREFIX)) {
         programs::check(&mut lint);
         script::check(&mut lint);
         network::check(&mut lint);
@@ -136,7 +138,7 @@ pub fn lint(subject: &Subject, policy: &Policy) -> Vec<Finding> {
 #[must_use]
 pub fn lint_dockerfile(built: &Built, policy: &Policy) -> Vec<Finding> {
     let mut found = lint(&built.subject, policy);
-    for (key, hole) in &built.holes {
+    for (key, hole) in built.holes.iter().flat_map(|(key, holes)| holes.iter().map(move |hole| (key, hole))) {
         found.push(Finding {
             rule: rule::UNDEFINED_VARIABLE,
             severity: rule::UNDEFINED_VARIABLE.severity,

@@ -21,6 +21,7 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Lint(command::lint::Lint),
     Explain(command::explain::Explain),
     Violations(command::violations::Violations),
     Node(command::node::Node),
@@ -37,6 +38,7 @@ impl Cli {
     /// When it cannot do its work; every such error is exit code 2.
     pub(crate) fn run(&self) -> anyhow::Result<Outcome> {
         match &self.command {
+            Command::Lint(args) => command::lint::run(args),
             Command::Explain(args) => command::explain::run(args),
             Command::Violations(args) => command::violations::run(args),
             Command::Node(args) => command::node::run(args),

@@ -4,6 +4,8 @@
 mod cli;
 mod command;
 mod image;
+mod lines;
+mod lint;
 mod node;
 mod spool;
 mod words;

@@ -8,16 +8,17 @@ use parse_dockerfile::Instruction;
 
 use super::stages::Stage;
 use super::text::{Glyph, logical_line, string};
-use super::words::{Assignment, Expanded, Value, WordError, assignments, declarations, expand, split};
+use super::words::{Assignment, Expanded, Value, assignments, declarations, expand, split};
 use super::{Built, Copy, DockerfileError, LabelSource, Options};
+use crate::intent::AbsPath;
 use crate::labels::PREFIX;
-use crate::lint::{Command, exposed_port};
+use crate::lint::{Command, File, Kind, Script, exposed_port};
 
 /// All values that variables are put into may have so many characters together: a Dockerfile whose variables double
 /// with each line ends here.
 const MAX_EXPANDED: usize = 4 << 20;
 /// What runs a command that is no list, until SHELL says otherwise.
-const SHELL: &str = "/bin/sh";
+pub(super) const SHELL: &str = "/bin/sh";
 
 /// The image as far as the instructions have made it.
 pub(super) struct State<'a, 't> {
@@ -33,12 +34,6 @@ pub(super) struct State<'a, 't> {
     expanded: usize,
     began: bool,
     built: Built,
-}
-
-impl From<WordError> for DockerfileError {
-    fn from(error: WordError) -> Self {
-        Self::new(error.span, error.problem)
-    }
 }
 
 impl<'a, 't> State<'a, 't> {
@@ -156,29 +151,24 @@ impl<'a, 't> State<'a, 't> {
     }
 
     fn label(&mut self, at: usize) -> Result<(), DockerfileError> {
-        let line = logical_line(self.source, at, self.escape);
+        let (line, _) = logical_line(self.source, at, self.escape);
         for Assignment { key, value } in assignments(&line, self.escape)? {
             let key = self.expand(key)?;
             let name = string(&key.glyphs);
             let value = self.expand(value.unwrap_or_default())?;
-            if !name.starts_with(PREFIX) {
-                continue;
+            if name.starts_with(PREFIX) {
+                let source = LabelSource::new(&key.glyphs, &value.glyphs);
+                let holes = key.holes.into_iter().chain(value.holes).collect();
+                self.built.holes.insert(name.clone(), holes);
+                self.built.sources.labels.insert(name.clone(), source);
             }
-            let holes = key.holes.into_iter().chain(value.holes).map(|hole| (name.clone(), hole));
-            self.built.holes.retain(|(key, _)| *key != name);
-            self.built.holes.extend(holes);
-            let source = LabelSource {
-                key: super::text::source_of(&key.glyphs),
-                value: value.glyphs.iter().map(Glyph::source).collect(),
-            };
-            self.built.sources.labels.insert(name.clone(), source);
             self.built.subject.labels.insert(name, string(&value.glyphs));
         }
         Ok(())
     }
 
     fn env(&mut self, at: usize) -> Result<(), DockerfileError> {
-        let line = logical_line(self.source, at, self.escape);
+        let (line, _) = logical_line(self.source, at, self.escape);
         let mut set = Vec::new();
         for Assignment { key, value } in assignments(&line, self.escape)? {
             let name = string(&self.expand(key)?.glyphs);
@@ -190,7 +180,7 @@ impl<'a, 't> State<'a, 't> {
     }
 
     fn argument(&mut self, at: usize) -> Result<(), DockerfileError> {
-        let line = logical_line(self.source, at, self.escape);
+        let (line, _) = logical_line(self.source, at, self.escape);
         for Assignment { key, value } in declarations(&line, self.escape) {
             let name = string(key);
             let given = self.options.build_args.get(&name).cloned();
@@ -205,7 +195,7 @@ impl<'a, 't> State<'a, 't> {
     }
 
     fn expose(&mut self, at: usize) -> Result<(), DockerfileError> {
-        let line = logical_line(self.source, at, self.escape);
+        let (line, _) = logical_line(self.source, at, self.escape);
         for word in split(&line, self.escape) {
             let text = string(&self.expand(word)?.glyphs);
             for port in text.split_whitespace().filter_map(exposed_port) {
@@ -218,7 +208,7 @@ impl<'a, 't> State<'a, 't> {
 
     /// The rest of a line as one text.
     fn line(&mut self, at: usize) -> Result<String, DockerfileError> {
-        let line = logical_line(self.source, at, self.escape);
+        let (line, _) = logical_line(self.source, at, self.escape);
         Ok(string(&self.expand(&line)?.glyphs).trim().to_owned())
     }
 
@@ -269,8 +259,22 @@ impl<'a, 't> State<'a, 't> {
             let workdir = &self.built.subject.facts.workdir;
             copy.destination = format!("{workdir}/{}", copy.destination);
         }
+        self.know(&copy);
         self.built.copies.push(copy);
         Ok(())
+    }
+
+    /// Adds what a copy says of the file that it makes: the text of a here-document, a set-uid mode.
+    fn know(&mut self, copy: &Copy) {
+        let marked = copy.mode.is_some_and(|mode| mode & 0o6000 != 0);
+        if copy.destination.ends_with('/') || (copy.text.is_none() && !marked) {
+            return;
+        }
+        let Ok(path) = AbsPath::new(&copy.destination) else { return };
+        let script = copy.text.as_ref().and_then(|text| Script::read(text.as_bytes()));
+        let kind = script.map_or(Kind::Regular, Kind::Script);
+        let file = File { kind, mode: copy.mode.unwrap_or(0o644) };
+        self.built.subject.facts.files.entries.insert(path, file);
     }
 
     fn expand(&mut self, word: &[Glyph]) -> Result<Expanded, DockerfileError> {

@@ -116,7 +116,7 @@ fn global_arguments(
     let mut global = platform(options);
     for instruction in instructions {
         let Instruction::Arg(arg) = instruction else { continue };
-        let line = logical_line(source, arg.arguments.span.start, escape);
+        let (line, _) = logical_line(source, arg.arguments.span.start, escape);
         for declared in declarations(&line, escape) {
             let name = string(declared.key);
             let given = options.build_args.get(&name).cloned();

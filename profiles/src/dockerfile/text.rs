@@ -34,9 +34,9 @@ pub(super) fn string(glyphs: &[Glyph]) -> String {
     glyphs.iter().map(|glyph| glyph.c).collect()
 }
 
-/// The characters of an instruction from byte `at` on: continued lines joined, comments and empty lines between
-/// them left out. Source: `lineContinuation`, `trimComments` in frontend/dockerfile/parser of BuildKit.
-pub(super) fn logical_line(source: &str, at: usize, escape: char) -> Vec<Glyph> {
+/// The characters of an instruction from byte `at` on, and where what follows it begins: continued lines joined,
+/// comments and empty lines between them left out. Source: `lineContinuation`, `trimComments` in frontend/dockerfile/parser of BuildKit.
+pub(super) fn logical_line(source: &str, at: usize, escape: char) -> (Vec<Glyph>, usize) {
     let mut glyphs = Vec::new();
     let mut start = at;
     let mut continued = false;
@@ -51,13 +51,13 @@ pub(super) fn logical_line(source: &str, at: usize, escape: char) -> Vec<Glyph> 
         }
         let body = continued_body(text, escape);
         glyphs.extend(glyphs_of(body.unwrap_or(text), start));
+        start = next;
         if body.is_none() {
             break;
         }
         continued = true;
-        start = next;
     }
-    glyphs
+    (glyphs, start)
 }
 
 /// `text` as it stands at byte `at` of the source.

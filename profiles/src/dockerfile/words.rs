@@ -93,7 +93,8 @@ fn assignment(word: &[Glyph]) -> Result<Assignment<'_>, WordError> {
     }
 }
 
-fn trimmed(glyphs: &[Glyph]) -> &[Glyph] {
+/// Without the white space around.
+pub(super) fn trimmed(glyphs: &[Glyph]) -> &[Glyph] {
     let start = glyphs.iter().position(|glyph| !glyph.c.is_whitespace()).unwrap_or(glyphs.len());
     let end = glyphs.iter().rposition(|glyph| !glyph.c.is_whitespace()).map_or(start, |last| last + 1);
     &glyphs[start..end]

@@ -1,6 +1,7 @@
 //! What is known of an image besides its labels.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
 use crate::intent::{AbsPath, PortRange};
 
@@ -144,6 +145,15 @@ pub struct Script {
 }
 
 impl Script {
+    /// What a file's first bytes say, if they are a script's.
+    #[must_use]
+    pub fn read(bytes: &[u8]) -> Option<Self> {
+        let line = bytes.strip_prefix(b"#!")?.split(|byte| *byte == b'\n').next()?;
+        let interpreter = std::str::from_utf8(line).ok()?.trim().to_owned();
+        let text = Some(String::from_utf8_lossy(bytes).into_owned());
+        (!interpreter.is_empty()).then_some(Self { interpreter, text })
+    }
+
     /// The name of the program that interprets it: of `/usr/bin/env -S node --x`, `node`.
     #[must_use]
     pub fn interpreter_name(&self) -> &str {
@@ -206,13 +216,10 @@ impl Files {
     }
 
     /// Files in the folder `path` and beneath.
-    pub fn beneath(&self, path: &AbsPath) -> impl Iterator<Item = (&AbsPath, &File)> {
-        let from = self.entries.range(path.clone()..);
-        let beneath = path.clone();
-        // Paths between a folder and what it holds (`/a-b` sorts between `/a` and `/a/b`) are passed over.
-        let prefix = path.as_str().to_owned();
-        from.take_while(move |(path, _)| path.as_str().starts_with(&prefix))
-            .filter(move |(path, _)| **path != beneath && path.is_beneath(&beneath))
+    pub fn beneath(&self, path: &AbsPath) -> impl Iterator<Item = (&AbsPath, &File)> + use<'_> {
+        let inside = format!("{}/", path.as_str().trim_end_matches('/'));
+        let from = self.entries.range::<str, _>((Bound::Excluded(inside.as_str()), Bound::Unbounded));
+        from.take_while(move |(path, _)| path.as_str().starts_with(&inside))
     }
 }
 

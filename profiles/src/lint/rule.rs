@@ -46,7 +46,7 @@ macro_rules! rules {
 }
 
 rules! {
-    INVALID_DOCKERFILE Error "invalid-dockerfile" "The Dockerfile is not one that can be built."
+    INVALID_DOCKERFILE Error "invalid-dockerfile" "The Dockerfile or label file is not one that can be read."
     INVALID_VERSION Error "invalid-version" "The schema version in dev.keep.intent is not one that Keep reads."
     WITHOUT_INTENT Error "without-intent" "dev.keep labels stand without dev.keep.intent, so that they declare nothing."
     UNKNOWN_KEY Error "unknown-key" "A dev.keep label has a key that the schema does not have; it is ignored when the image runs."

@@ -115,7 +115,7 @@ fn text(image: &Image, computed: &Computed) -> String {
     text
 }
 
-fn platform(wanted: Option<&str>) -> anyhow::Result<Choice> {
+pub(super) fn platform(wanted: Option<&str>) -> anyhow::Result<Choice> {
     let Some(wanted) = wanted else { return Ok(Choice { name: None, os: Os::Linux, arch: Arch::default() }) };
     let parts = wanted.split_once('/').filter(|(os, arch)| !os.is_empty() && !arch.is_empty());
     let (os, arch) = parts.with_context(|| format!("platform {wanted:?} is not of the form linux/amd64"))?;

@@ -1,6 +1,7 @@
 //! One file for each command.
 
 pub(crate) mod explain;
+pub(crate) mod lint;
 pub(crate) mod node;
 pub(crate) mod shell;
 pub(crate) mod violations;

@@ -11,11 +11,11 @@ const BLOCK: u64 = 512;
 /// Most entries that an archive may have; images have a few for each layer.
 const MAX_ENTRIES: usize = 65_536;
 /// Largest extended header (long name, PAX record) that is read, in bytes.
-const MAX_EXTENSION: u64 = 64 << 10;
+pub(super) const MAX_EXTENSION: u64 = 64 << 10;
 
 /// A tar file and where its regular files lie.
 #[derive(Debug)]
-pub(super) struct Archive {
+pub(crate) struct Archive {
     file: File,
     entries: BTreeMap<String, Span>,
 }
@@ -28,9 +28,35 @@ struct Span {
 
 /// What extended headers said of the next entry.
 #[derive(Default)]
-struct Extended {
-    name: Option<String>,
-    size: Option<u64>,
+pub(super) struct Extended {
+    pub(super) name: Option<String>,
+    pub(super) link: Option<String>,
+    pub(super) size: Option<u64>,
+}
+
+impl Extended {
+    /// Whether an entry of this kind speaks of the next one.
+    pub(super) fn is_extension(kind: tar::EntryType) -> bool {
+        kind.is_gnu_longname() || kind.is_gnu_longlink() || kind.is_pax_local_extensions()
+    }
+
+    /// Adds what such an entry says.
+    pub(super) fn add(&mut self, content: &[u8], kind: tar::EntryType) {
+        if kind.is_gnu_longname() {
+            self.name = name_of(content);
+        } else if kind.is_gnu_longlink() {
+            self.link = name_of(content);
+        } else if kind.is_pax_local_extensions() {
+            for record in tar::PaxExtensions::new(content).flatten() {
+                match record.key_bytes() {
+                    b"path" => self.name = name_of(record.value_bytes()),
+                    b"linkpath" => self.link = name_of(record.value_bytes()),
+                    b"size" => self.size = record.value().ok().and_then(|size| size.parse().ok()),
+                    _ => {}
+                }
+            }
+        }
+    }
 }
 
 /// Whether a file that begins with `head` is a tar file.
@@ -62,8 +88,7 @@ impl Archive {
                 return Err(ImageError::Archive("it has more than 65536 entries"));
             }
             let kind = header.entry_type();
-            let extension =
-                kind.is_gnu_longname() || kind.is_gnu_longlink() || kind.is_pax_local_extensions();
+            let extension = Extended::is_extension(kind);
             let said =
                 header.entry_size().map_err(|_| ImageError::Archive("an entry's size is malformed"))?;
             let size = if extension { said } else { extended.size.take().unwrap_or(said) };
@@ -74,11 +99,7 @@ impl Archive {
                 return Err(ImageError::Archive("it is truncated"));
             }
             if extension {
-                extend(
-                    &mut extended,
-                    &read_span(&mut file, span, MAX_EXTENSION, "an extended header")?,
-                    &header,
-                );
+                extended.add(&read_span(&mut file, span, MAX_EXTENSION, "an extended header")?, kind);
                 continue;
             }
             let name = extended.name.take().or_else(|| name_of(&header.path_bytes()));
@@ -96,6 +117,16 @@ impl Archive {
     pub(super) fn read(&mut self, name: &str, max: u64) -> Result<Vec<u8>, ImageError> {
         let span = *self.entries.get(name).ok_or_else(|| ImageError::Missing { what: name.to_owned() })?;
         read_span(&mut self.file, span, max, name)
+    }
+
+    /// The bytes of the file `name`, as they are asked for.
+    ///
+    /// # Errors
+    /// When it is missing or cannot be read.
+    pub(super) fn stream(&mut self, name: &str) -> Result<impl Read + '_, ImageError> {
+        let span = *self.entries.get(name).ok_or_else(|| ImageError::Missing { what: name.to_owned() })?;
+        self.file.seek(SeekFrom::Start(span.offset)).map_err(read_error)?;
+        Ok((&mut self.file).take(span.size))
     }
 }
 
@@ -120,20 +151,6 @@ fn header_at(file: &mut File, at: u64, end: u64) -> Result<Option<tar::Header>, 
         return Err(ImageError::Archive("a header's checksum does not hold"));
     }
     Ok(Some(header))
-}
-
-fn extend(extended: &mut Extended, content: &[u8], header: &tar::Header) {
-    if header.entry_type().is_gnu_longname() {
-        extended.name = name_of(content);
-    } else if header.entry_type().is_pax_local_extensions() {
-        for record in tar::PaxExtensions::new(content).flatten() {
-            match record.key_bytes() {
-                b"path" => extended.name = name_of(record.value_bytes()),
-                b"size" => extended.size = record.value().ok().and_then(|size| size.parse().ok()),
-                _ => {}
-            }
-        }
-    }
 }
 
 fn read_span(file: &mut File, span: Span, max: u64, what: &str) -> Result<Vec<u8>, ImageError> {

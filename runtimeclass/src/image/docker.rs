@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use super::store::{Store, verify};
-use super::{Choice, Image, ImageError, MAX_CONFIG, MAX_MANIFEST, config, from_config, names};
+use super::{Choice, Contents, ImageError, MAX_CONFIG, MAX_MANIFEST, config, names};
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -11,6 +11,8 @@ struct Entry {
     config: String,
     #[serde(default)]
     repo_tags: Option<Vec<String>>,
+    #[serde(default)]
+    layers: Vec<String>,
 }
 
 impl Entry {
@@ -32,7 +34,7 @@ impl Entry {
 ///
 /// # Errors
 /// When the choice is ambiguous or names nothing, and when the config is missing, too large or not what its name's digest says.
-pub(super) fn read(store: &mut Store, choice: &Choice) -> Result<Image, ImageError> {
+pub(super) fn read(store: &mut Store, choice: &Choice) -> Result<Contents, ImageError> {
     let bytes = store.read("manifest.json", MAX_MANIFEST)?;
     let entries: Vec<Entry> = serde_json::from_slice(&bytes)
         .map_err(|source| ImageError::Json { what: "manifest.json".to_owned(), source })?;
@@ -47,14 +49,16 @@ pub(super) fn read(store: &mut Store, choice: &Choice) -> Result<Image, ImageErr
         }
         (None, _, None) => return Err(ImageError::NoImage),
     };
-    if entry.config.split('/').any(|part| matches!(part, "" | "." | "..")) {
-        return Err(ImageError::Archive("manifest.json names a config outside the archive"));
+    let outside = |path: &String| path.split('/').any(|part| matches!(part, "" | "." | ".."));
+    if outside(&entry.config) || entry.layers.iter().any(outside) {
+        return Err(ImageError::Archive("manifest.json names a file outside the archive"));
     }
     let bytes = store.read(&entry.config, MAX_CONFIG)?;
     if let Some(hex) = digest_in(&entry.config) {
         verify(&entry.config, &bytes, hex)?;
     }
-    Ok(from_config(entry.tags().first().cloned(), &config(&bytes, &entry.config)?))
+    let name = entry.tags().first().cloned();
+    Ok(Contents { name, config: config(&bytes, &entry.config)?, layers: entry.layers.clone() })
 }
 
 /// Both tools name the config by its digest: `<hex>.json`, `blobs/sha256/<hex>` or `sha256:<hex>`.

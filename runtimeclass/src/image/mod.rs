@@ -1,8 +1,9 @@
-//! What an image declares, read from an archive, a layout folder or a label file; no layer is unpacked.
+//! What an image declares, read from an archive, a layout folder or a label file; no layer is unpacked on the disk.
 
 mod archive;
 mod docker;
 mod label_file;
+mod layers;
 mod oci;
 mod store;
 
@@ -12,9 +13,10 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 
 use oci_spec::image::{Arch, ImageConfiguration, Os};
+use profiles::lint::{Command, ImageFacts, Subject, exposed_port};
 
-pub(crate) use label_file::LabelFileError;
-use store::Store;
+pub(crate) use label_file::{LabelFileError, text};
+pub(crate) use store::Store;
 
 /// Largest image config that is read, in bytes.
 const MAX_CONFIG: u64 = 8 << 20;
@@ -88,24 +90,40 @@ fn list(names: &[String]) -> String {
     if names.is_empty() { "none with a name".to_owned() } else { names.join(", ") }
 }
 
-/// Reads what the image at `path` declares: an OCI layout (folder or tar), a docker archive, or a label file.
+/// An image as its archive or layout has it.
+struct Contents {
+    name: Option<String>,
+    config: ImageConfiguration,
+    /// Files of the store, lowest layer first.
+    layers: Vec<String>,
+}
+
+/// What a path leads to.
+pub(crate) enum Input {
+    /// An OCI layout or a docker archive.
+    Store(Store),
+    /// Anything else, which is text if it is valid.
+    Text(File),
+}
+
+/// Opens `path`: an OCI layout (folder or tar), a docker archive, or a text.
 ///
 /// # Errors
-/// When the file cannot be read, is none of these, is larger than what is read of its kind, or does not match the digests in it.
-pub(crate) fn open(path: &Path, choice: &Choice) -> Result<Image, ImageError> {
+/// When it cannot be read, or is a compressed archive.
+pub(crate) fn input(path: &Path) -> Result<Input, ImageError> {
     let read = |source| ImageError::Read { what: path.display().to_string(), source };
     if std::fs::metadata(path).map_err(read)?.is_dir() {
-        return from_store(&mut Store::folder(path), choice);
+        return Ok(Input::Store(Store::folder(path)));
     }
     let mut file = File::open(path).map_err(read)?;
     if !file.metadata().map_err(read)?.is_file() {
-        return label_text(file, &path.display().to_string(), choice);
+        return Ok(Input::Text(file));
     }
     let mut head = Vec::with_capacity(512);
     file.by_ref().take(512).read_to_end(&mut head).map_err(read)?;
     file.seek(SeekFrom::Start(0)).map_err(read)?;
     if archive::looks_like_tar(&head) {
-        return from_store(&mut Store::archive(file)?, choice);
+        return Ok(Input::Store(Store::archive(file)?));
     }
     if head.starts_with(&[0x1f, 0x8b]) {
         return Err(ImageError::Compressed { format: "gzip", command: "gunzip" });
@@ -113,7 +131,65 @@ pub(crate) fn open(path: &Path, choice: &Choice) -> Result<Image, ImageError> {
     if head.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
         return Err(ImageError::Compressed { format: "zstd", command: "zstd -d" });
     }
-    label_text(file, &path.display().to_string(), choice)
+    Ok(Input::Text(file))
+}
+
+/// Reads what the image at `path` declares: an OCI layout (folder or tar), a docker archive, or a label file.
+///
+/// # Errors
+/// When the file cannot be read, is none of these, is larger than what is read of its kind, or does not match the digests in it.
+pub(crate) fn open(path: &Path, choice: &Choice) -> Result<Image, ImageError> {
+    match input(path)? {
+        Input::Store(mut store) => {
+            let contents = contents(&mut store, choice)?;
+            Ok(from_config(contents.name, &contents.config))
+        }
+        Input::Text(file) => label_text(file, &path.display().to_string(), choice),
+    }
+}
+
+/// Reads all that is known of the image in `store`: its config, and its files from its layers.
+///
+/// # Errors
+/// As [`open`], and when a layer is malformed or not what its digest says.
+pub(crate) fn inspect(store: &mut Store, choice: &Choice) -> Result<Subject, ImageError> {
+    let contents = contents(store, choice)?;
+    let mut subject = subject(&contents.config);
+    subject.facts.files = layers::scan(store, &contents.layers, contents.config.rootfs().diff_ids())?;
+    Ok(subject)
+}
+
+/// What a text in JSON declares: an object of labels, or an image config.
+///
+/// # Errors
+/// When it is neither.
+pub(crate) fn inspect_json(bytes: &[u8]) -> Result<Subject, ImageError> {
+    match parse_json(bytes)? {
+        Json::Config(config) => Ok(subject(&config)),
+        Json::Labels(labels) => Ok(Subject { labels, facts: ImageFacts::default() }),
+    }
+}
+
+/// Reads a text, a label file or JSON, whole.
+///
+/// # Errors
+/// When it cannot be read or is longer than is read.
+pub(crate) fn read_text(from: impl Read, what: &str) -> Result<Vec<u8>, ImageError> {
+    let mut bytes = Vec::new();
+    from.take(MAX_CONFIG + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|source| ImageError::Read { what: what.to_owned(), source })?;
+    let size = bytes.len() as u64;
+    let max = if is_json(&bytes) { MAX_CONFIG } else { MAX_LABEL_FILE };
+    if size > max {
+        return Err(ImageError::TooLarge { what: what.to_owned(), size, max });
+    }
+    Ok(bytes)
+}
+
+/// Whether a text is JSON, by its first character.
+pub(crate) fn is_json(bytes: &[u8]) -> bool {
+    bytes.iter().find(|b| !b.is_ascii_whitespace()) == Some(&b'{')
 }
 
 /// Reads a label file from standard input or a pipe.
@@ -124,30 +200,31 @@ pub(crate) fn label_text(from: impl Read, what: &str, choice: &Choice) -> Result
     if choice.name.is_some() {
         return Err(ImageError::NotAnArchive);
     }
-    let mut bytes = Vec::new();
-    from.take(MAX_CONFIG + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|source| ImageError::Read { what: what.to_owned(), source })?;
-    let size = bytes.len() as u64;
-    let json = bytes.iter().find(|b| !b.is_ascii_whitespace()) == Some(&b'{');
-    let max = if json { MAX_CONFIG } else { MAX_LABEL_FILE };
-    if size > max {
-        return Err(ImageError::TooLarge { what: what.to_owned(), size, max });
+    let bytes = read_text(from, what)?;
+    if !is_json(&bytes) {
+        return Ok(label_file::parse(&bytes)?);
     }
-    if json { from_json(&bytes) } else { Ok(label_file::parse(&bytes)?) }
+    match parse_json(&bytes)? {
+        Json::Config(config) => Ok(from_config(None, &config)),
+        Json::Labels(labels) => Ok(Image { name: None, labels, entrypoint: None, lines: BTreeMap::new() }),
+    }
 }
 
-fn from_json(bytes: &[u8]) -> Result<Image, ImageError> {
+enum Json {
+    Config(Box<ImageConfiguration>),
+    Labels(BTreeMap<String, String>),
+}
+
+fn parse_json(bytes: &[u8]) -> Result<Json, ImageError> {
     let json = |source| ImageError::Json { what: "the label file".to_owned(), source };
     let object: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(bytes).map_err(json)?;
     if object.contains_key("rootfs") || object.get("config").is_some_and(serde_json::Value::is_object) {
-        return Ok(from_config(None, &config(bytes, "the image config")?));
+        return Ok(Json::Config(Box::new(config(bytes, "the image config")?)));
     }
-    let labels = serde_json::from_slice(bytes).map_err(json)?;
-    Ok(Image { name: None, labels, entrypoint: None, lines: BTreeMap::new() })
+    Ok(Json::Labels(serde_json::from_slice(bytes).map_err(json)?))
 }
 
-fn from_store(store: &mut Store, choice: &Choice) -> Result<Image, ImageError> {
+fn contents(store: &mut Store, choice: &Choice) -> Result<Contents, ImageError> {
     if store.contains("index.json") {
         oci::read(store, choice)
     } else if store.contains("manifest.json") {
@@ -159,6 +236,22 @@ fn from_store(store: &mut Store, choice: &Choice) -> Result<Image, ImageError> {
 
 fn config(bytes: &[u8], what: &str) -> Result<ImageConfiguration, ImageError> {
     serde_json::from_slice(bytes).map_err(|source| ImageError::Json { what: what.to_owned(), source })
+}
+
+fn subject(config: &ImageConfiguration) -> Subject {
+    let image = from_config(None, config);
+    let Some(config) = config.config() else { return Subject::default() };
+    let pairs = config.env().iter().flatten().filter_map(|pair| pair.split_once('='));
+    let facts = ImageFacts {
+        entrypoint: config.entrypoint().clone().and_then(Command::of),
+        cmd: config.cmd().clone().and_then(Command::of),
+        exposed: config.exposed_ports().iter().flatten().filter_map(|port| exposed_port(port)).collect(),
+        user: config.user().clone(),
+        env: pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
+        workdir: config.working_dir().clone().unwrap_or_default(),
+        ..ImageFacts::default()
+    };
+    Subject { labels: image.labels, facts }
 }
 
 /// The words that decide are chosen as the shim chooses them: Entrypoint first, Cmd where there is none.

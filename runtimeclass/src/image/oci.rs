@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use oci_spec::image::{Descriptor, ImageIndex, ImageManifest, MediaType, Platform};
 
 use super::store::Store;
-use super::{Choice, Image, ImageError, MAX_CONFIG, MAX_MANIFEST, config, from_config, names};
+use super::{Choice, Contents, ImageError, MAX_CONFIG, MAX_MANIFEST, config, names};
 
 /// An index may name an index (each platform's images by way of one name); deeper than this is no image.
 const MAX_DEPTH: usize = 3;
@@ -16,7 +16,7 @@ const NAME_KEYS: [&str; 2] = ["io.containerd.image.name", "org.opencontainers.im
 ///
 /// # Errors
 /// When the choice is ambiguous or names nothing, and when a blob is missing, too large or not what its digest says.
-pub(super) fn read(store: &mut Store, choice: &Choice) -> Result<Image, ImageError> {
+pub(super) fn read(store: &mut Store, choice: &Choice) -> Result<Contents, ImageError> {
     let index = index(&store.read("index.json", MAX_MANIFEST)?, "index.json")?;
     let named = choose(index.manifests(), choice.name.as_deref())?;
     let name = named.first().and_then(|descriptor| name_of(descriptor)).map(str::to_owned);
@@ -26,7 +26,9 @@ pub(super) fn read(store: &mut Store, choice: &Choice) -> Result<Image, ImageErr
     let manifest: ImageManifest =
         serde_json::from_slice(&bytes).map_err(|source| ImageError::Json { what, source })?;
     let bytes = store.blob(manifest.config(), MAX_CONFIG)?;
-    Ok(from_config(name, &config(&bytes, &format!("config {}", manifest.config().digest()))?))
+    let config = config(&bytes, &format!("config {}", manifest.config().digest()))?;
+    let layers = manifest.layers().iter().map(|layer| layer.digest().to_string().replacen(':', "/", 1));
+    Ok(Contents { name, config, layers: layers.map(|path| format!("blobs/{path}")).collect() })
 }
 
 fn index(bytes: &[u8], what: &str) -> Result<ImageIndex, ImageError> {

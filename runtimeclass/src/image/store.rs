@@ -12,7 +12,7 @@ use super::archive::Archive;
 
 /// Where an image's files lie.
 #[derive(Debug)]
-pub(super) enum Store {
+pub(crate) enum Store {
     Folder(PathBuf),
     Archive(Archive),
 }
@@ -26,7 +26,7 @@ impl Store {
         Ok(Self::Archive(Archive::new(file)?))
     }
 
-    pub(super) fn contains(&self, name: &str) -> bool {
+    pub(crate) fn contains(&self, name: &str) -> bool {
         match self {
             Self::Folder(folder) => folder.join(name).is_file(),
             Self::Archive(archive) => archive.contains(name),
@@ -41,6 +41,17 @@ impl Store {
         match self {
             Self::Archive(archive) => archive.read(name, max),
             Self::Folder(folder) => read_file(&folder.join(name), name, max),
+        }
+    }
+
+    /// The bytes of the file `name`, a relative path without `..`, as they are asked for.
+    ///
+    /// # Errors
+    /// When it is missing or cannot be read.
+    pub(super) fn stream(&mut self, name: &str) -> Result<Box<dyn Read + '_>, ImageError> {
+        match self {
+            Self::Archive(archive) => Ok(Box::new(archive.stream(name)?)),
+            Self::Folder(folder) => Ok(Box::new(open_file(&folder.join(name), name)?.0)),
         }
     }
 
@@ -86,7 +97,8 @@ pub(super) fn verify(what: &str, bytes: &[u8], hex: &str) -> Result<(), ImageErr
     })
 }
 
-fn read_file(path: &Path, name: &str, max: u64) -> Result<Vec<u8>, ImageError> {
+/// Opens a regular file, and nothing that would wait for a writer.
+fn open_file(path: &Path, name: &str) -> Result<(File, u64), ImageError> {
     let failed = |source| ImageError::Read { what: name.to_owned(), source };
     let metadata = match std::fs::metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -97,10 +109,17 @@ fn read_file(path: &Path, name: &str, max: u64) -> Result<Vec<u8>, ImageError> {
     if !metadata.is_file() {
         return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")));
     }
+    Ok((File::open(path).map_err(failed)?, metadata.len()))
+}
+
+fn read_file(path: &Path, name: &str, max: u64) -> Result<Vec<u8>, ImageError> {
+    let (file, size) = open_file(path, name)?;
     let mut bytes = Vec::new();
-    File::open(path).and_then(|file| file.take(max + 1).read_to_end(&mut bytes)).map_err(failed)?;
+    file.take(max + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|source| ImageError::Read { what: name.to_owned(), source })?;
     if bytes.len() as u64 > max {
-        return Err(ImageError::TooLarge { what: name.to_owned(), size: metadata.len().max(max + 1), max });
+        return Err(ImageError::TooLarge { what: name.to_owned(), size: size.max(max + 1), max });
     }
     Ok(bytes)
 }

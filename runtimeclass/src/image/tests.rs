@@ -294,7 +294,7 @@ fn label_files_are_read_as_lines_or_as_dockerfile_instructions() {
     assert_eq!(bare.labels, instruction.labels);
     assert_eq!(exec(&bare), "/a /b");
     assert_eq!((bare.entrypoint.as_deref(), instruction.entrypoint.as_deref()), (Some("/a"), Some("/a")));
-    assert_eq!((bare.lines["dev.keep.exec"], instruction.lines["dev.keep.exec"]), (3, 1));
+    assert_eq!((bare.lines["dev.keep.exec"], instruction.lines["dev.keep.exec"]), (3, 3));
     let quoting = labels(r#"label a=x\ y b='$z "q"' c="\$\"\\ n""#).unwrap().labels;
     assert_eq!([&quoting["a"], &quoting["b"], &quoting["c"]], ["x y", "$z \"q\"", "$\"\\ n"]);
     assert_eq!(labels("CMD nginx -g daemon").unwrap().entrypoint.as_deref(), Some("/bin/sh"));
@@ -315,7 +315,7 @@ fn a_mistake_in_a_label_file_is_named_by_its_line() {
     assert!(problem("a=1\nFROM debian").starts_with("line 2: FROM: this is a Dockerfile"));
     assert!(problem("oops").starts_with("line 1: \"oops\" is no label"));
     assert_eq!(problem("\nLABEL a=\"x"), "line 2: the quote \" is not closed");
-    assert!(problem("LABEL a=$X").contains("column 3: a variable"));
+    assert!(problem("LABEL a=$X").starts_with("line 1: a variable"));
     assert!(problem("LABEL a").contains("has no value"));
     assert!(problem("a=\"x\" b=\"y\"").contains("after the closing quote"));
     assert!(
