@@ -134,6 +134,9 @@ pub fn lint(subject: &Subject, policy: &Policy) -> Vec<Finding> {
     lint.found
 }
 
+/// What may be said in vain where the base image is not known: it may hold the label that is missed.
+const FROM_BASE: [Rule; 2] = [rule::WITHOUT_INTENT, rule::UNDECLARED];
+
 /// Lints what a Dockerfile makes: as [`lint`], and what only a Dockerfile shows.
 #[must_use]
 pub fn lint_dockerfile(built: &Built, policy: &Policy) -> Vec<Finding> {
@@ -151,6 +154,10 @@ pub fn lint_dockerfile(built: &Built, policy: &Policy) -> Vec<Finding> {
         });
     }
     if let Some((name, span)) = &built.base {
+        for finding in found.iter_mut().filter(|finding| FROM_BASE.contains(&finding.rule)) {
+            finding.severity = Severity::Note;
+            finding.message.push_str(&format!(", unless the base image {name} does it"));
+        }
         found.push(Finding {
             rule: rule::UNKNOWN_BASE,
             severity: rule::UNKNOWN_BASE.severity,

@@ -25,7 +25,7 @@ pub(super) fn check(lint: &mut Lint<'_>, declares: bool, notices: &[Notice], err
                 );
             }
             Notice::WithoutIntent { key } => {
-                let message = format!("label {key} declares nothing, because {INTENT} is missing");
+                let message = format!("label {key} declares nothing, because nothing sets {INTENT}");
                 let help = format!("add LABEL {INTENT}=\"{VERSION}\"");
                 lint.add(rule::WITHOUT_INTENT, Place::Key(key.clone()), message, help);
             }
@@ -92,7 +92,7 @@ fn undeclared(lint: &mut Lint<'_>) {
         }
         Undeclared::Unconfined => (Severity::Warning, format!("class {class} runs it without any wall")),
     };
-    let message = format!("the image declares nothing; {then}");
+    let message = format!("{then}, because nothing sets {INTENT}");
     let help = format!(
         "add LABEL {INTENT}=\"{VERSION}\" and what it needs, for example dev.keep.listen=\"8080/tcp\""
     );

@@ -1,12 +1,12 @@
 //! Rules about capabilities, needs and what is written.
 
-use super::{Command, Kind, Lint, Place, names, rule};
+use super::{Command, ImageFacts, Kind, Lint, Place, names, rule};
 use crate::intent::{Capability, Need};
 
 /// Capabilities that lead to root, on the node or over everything in the container, and how.
 /// Source: capabilities(7).
 const STRONG: [(&str, &str); 14] = [
-    ("SYS_ADMIN", "mounts, namespaces and a hundred other things"),
+    ("SYS_ADMIN", "mounts file systems, makes namespaces and does a hundred other things"),
     ("SYS_MODULE", "loads code into the kernel"),
     ("SYS_RAWIO", "reaches memory and devices directly"),
     ("SYS_PTRACE", "takes over any process that it sees"),
@@ -118,6 +118,16 @@ fn compiler(lint: &Lint<'_>) -> Option<(String, Place)> {
         return Some((named(entry.word), entry.place()));
     }
     // A program of its own on a base with such a runtime needs none of it.
-    let of_base = facts.command().is_none() && facts.base.as_deref().is_some_and(names::is_compiler_image);
+    let of_base = facts.base.as_deref().is_some_and(names::is_compiler_image)
+        && facts.command().is_none_or(|command| may_be_script(facts, command.program()));
     of_base.then(|| (facts.base.clone().unwrap_or_default(), Place::Key("dev.keep.intent".to_owned())))
+}
+
+/// Whether a program is a script, so far as its name or its first line tell: what it starts is not known.
+fn may_be_script(facts: &ImageFacts, program: &str) -> bool {
+    let found = facts.locate(program).and_then(|path| facts.files.resolve(&path));
+    match found {
+        Some((_, file)) => matches!(file.kind, Kind::Script(_)),
+        None => program.ends_with(".sh"),
+    }
 }

@@ -119,7 +119,10 @@ pub(super) fn check(lint: &mut Lint<'_>) {
         missing.iter().map(|tool| facts.locate(tool).map_or_else(|| tool.clone(), |path| path.to_label()));
     let paths: Vec<String> = paths.take(MAX_NAMED).collect();
     let message = format!("{program} is a shell script and calls {named}, which dev.keep.exec does not have");
-    let help = format!("add {} to dev.keep.exec, or start the program without a script", paths.join(" "));
+    let help = format!(
+        "add {} to dev.keep.exec, by their paths, or start the program without a script",
+        paths.join(" ")
+    );
     lint.add(rule::SCRIPT_TOOLS, place, message, help);
 }
 
