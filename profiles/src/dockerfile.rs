@@ -7,6 +7,7 @@ use std::ops::Range;
 
 use parse_dockerfile::{Instruction, parse_iter};
 
+use crate::labels::nearest;
 use crate::lint::Subject;
 
 mod evaluate;
@@ -25,6 +26,10 @@ pub use words::Hole;
 
 /// Longest Dockerfile that is read, in bytes.
 pub const MAX_SOURCE: usize = 1 << 20;
+
+/// Every instruction.
+const INSTRUCTIONS: &str = "ADD ARG CMD COPY ENTRYPOINT ENV EXPOSE FROM HEALTHCHECK LABEL MAINTAINER ONBUILD RUN SHELL \
+    STOPSIGNAL USER VOLUME WORKDIR";
 
 /// How a Dockerfile is to be built.
 #[derive(Debug, Clone, Default)]
@@ -155,7 +160,13 @@ pub fn read(source: &str, options: &Options<'_>) -> Result<Built, DockerfileErro
 
 fn instructions<'a>(source: &str, parsed: &'a str) -> Result<(char, Vec<Instruction<'a>>), DockerfileError> {
     let failed = |error: parse_dockerfile::Error| {
-        DockerfileError::new(span_of_line(source, error.line()), format!("{error:#}"))
+        let span = span_of_line(source, error.line());
+        let word = source.get(span.clone()).unwrap_or_default().to_ascii_uppercase();
+        let meant = match nearest(&word, INSTRUCTIONS.split(' ')) {
+            Some(name) if name != word => format!("; did you mean {name}?"),
+            _ => String::new(),
+        };
+        DockerfileError::new(span, format!("{error:#}{meant}"))
     };
     let escape = escape_of(source);
     let all: Result<Vec<_>, _> = parse_iter(parsed).map_err(failed)?.collect();

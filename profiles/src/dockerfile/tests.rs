@@ -129,6 +129,7 @@ fn what_buildkit_refuses_is_refused_with_its_place() {
         (source[error.span].to_owned(), error.problem)
     };
     assert_eq!(at("FROM a\n  FOO x\n"), ("FOO".to_owned(), "unknown instruction 'FOO'".to_owned()));
+    assert_eq!(at("FROM a\nentryponit x").1, "unknown instruction 'entryponit'; did you mean ENTRYPOINT?");
     assert_eq!(at("FROM a\nLABEL x=\"y\n").0, "\"");
     assert_eq!(at("FROM a\nLABEL a=b c\n").0, "c");
     assert_eq!(at("FROM a\nLABEL =b\n").0, "=b");

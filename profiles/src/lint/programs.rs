@@ -44,7 +44,9 @@ fn shell_entrypoint(lint: &mut Lint<'_>) {
             )
         }
         Command::Shell { shell, .. } => {
-            format!("a {instruction} that is no list is run by {shell}, which is granted and runs any script")
+            format!(
+                "this {instruction} is no list, so that {shell} runs it, which is granted and runs any script"
+            )
         }
         Command::Exec(words) if names::is_shell(command.program()) && words.len() > 1 => {
             format!(

@@ -6,81 +6,10 @@ use super::{Kind, Lint, names, rule};
 use crate::intent::AbsPath;
 
 /// Words that a shell knows by itself: POSIX's reserved words and built-ins, and bash's.
-const BUILT_IN: [&str; 71] = [
-    "!",
-    ".",
-    ":",
-    "[",
-    "[[",
-    "]",
-    "]]",
-    "alias",
-    "bg",
-    "bind",
-    "break",
-    "builtin",
-    "case",
-    "cd",
-    "command",
-    "continue",
-    "declare",
-    "dirs",
-    "disown",
-    "do",
-    "done",
-    "echo",
-    "elif",
-    "else",
-    "enable",
-    "esac",
-    "eval",
-    "exec",
-    "exit",
-    "export",
-    "false",
-    "fi",
-    "fg",
-    "for",
-    "function",
-    "getopts",
-    "hash",
-    "help",
-    "history",
-    "if",
-    "in",
-    "jobs",
-    "kill",
-    "let",
-    "local",
-    "mapfile",
-    "popd",
-    "printf",
-    "pushd",
-    "pwd",
-    "read",
-    "readarray",
-    "readonly",
-    "return",
-    "select",
-    "set",
-    "shift",
-    "shopt",
-    "source",
-    "test",
-    "then",
-    "times",
-    "trap",
-    "true",
-    "type",
-    "typeset",
-    "ulimit",
-    "umask",
-    "unalias",
-    "unset",
-    "until",
-];
-/// More built-ins and reserved words, those that end in no command of their own.
-const ALSO_BUILT_IN: [&str; 5] = ["wait", "while", "{", "}", "time"];
+const BUILT_IN: &str = "! . : [ [[ ] ]] { } alias bg bind break builtin case cd command continue declare dirs disown do done \
+    echo elif else enable esac eval exec exit export false fg fi for function getopts hash help history if in jobs kill let \
+    local mapfile popd printf pushd pwd read readarray readonly return select set shift shopt source test then time times \
+    trap true type typeset ulimit umask unalias unset until wait while";
 /// After these the next word is a command again.
 const PREFIXES: [&str; 13] =
     ["!", "then", "do", "else", "elif", "if", "while", "until", "exec", "command", "{", "time", "builtin"];
@@ -115,14 +44,11 @@ pub(super) fn check(lint: &mut Lint<'_>) {
     if missing.len() > MAX_NAMED {
         named.push_str(&format!(" and {} more", missing.len() - MAX_NAMED));
     }
-    let paths =
-        missing.iter().map(|tool| facts.locate(tool).map_or_else(|| tool.clone(), |path| path.to_label()));
-    let paths: Vec<String> = paths.take(MAX_NAMED).collect();
+    let located: Option<Vec<String>> =
+        missing.iter().take(MAX_NAMED).map(|tool| facts.locate(tool).map(|path| path.to_label())).collect();
+    let add = located.map_or_else(|| format!("the paths of {named}"), |paths| paths.join(" "));
     let message = format!("{program} is a shell script and calls {named}, which dev.keep.exec does not have");
-    let help = format!(
-        "add {} to dev.keep.exec, by their paths, or start the program without a script",
-        paths.join(" ")
-    );
+    let help = format!("add {add} to dev.keep.exec, or start the program without a script");
     lint.add(rule::SCRIPT_TOOLS, place, message, help);
 }
 
@@ -285,7 +211,7 @@ impl Reader {
         }
         self.command = PREFIXES.contains(&word);
         let name = |c: char| c.is_ascii_alphanumeric() || "_-./+".contains(c);
-        let built_in = BUILT_IN.contains(&word) || ALSO_BUILT_IN.contains(&word);
+        let built_in = BUILT_IN.split(' ').any(|known| known == word);
         if plain
             && !built_in
             && word.chars().all(name)

@@ -284,3 +284,6 @@ fn path(name: &str) -> Option<AbsPath> {
 fn beneath(folder: &AbsPath, name: &str) -> Option<AbsPath> {
     AbsPath::new(&format!("{folder}/{name}")).ok()
 }
+
+#[cfg(test)]
+mod tests;
