@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use parse_dockerfile::{Instruction, parse_iter};
 
-use crate::labels::nearest;
+use crate::labels::{cut, nearest};
 use crate::lint::Subject;
 
 mod evaluate;
@@ -26,6 +26,9 @@ pub use words::Hole;
 
 /// Longest Dockerfile that is read, in bytes.
 pub const MAX_SOURCE: usize = 1 << 20;
+
+/// Longest sentence of an error, in characters.
+const MAX_PROBLEM: usize = 400;
 
 /// Every instruction.
 const INSTRUCTIONS: &str = "ADD ARG CMD COPY ENTRYPOINT ENV EXPOSE FROM HEALTHCHECK LABEL MAINTAINER ONBUILD RUN SHELL \
@@ -134,7 +137,8 @@ impl From<words::WordError> for DockerfileError {
 
 impl DockerfileError {
     fn new(span: Range<usize>, problem: impl Into<String>) -> Self {
-        Self { span, problem: problem.into() }
+        // It may quote a name that is as long as the Dockerfile.
+        Self { span, problem: cut(&problem.into(), MAX_PROBLEM) }
     }
 }
 

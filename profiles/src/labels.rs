@@ -175,11 +175,17 @@ fn error(key: &str, value: &str, column: usize, fault: Fault, problem: impl Into
 
 /// At most 80 characters, the middle left out.
 fn shortened(value: &str) -> String {
-    let chars: Vec<char> = value.chars().collect();
-    if chars.len() <= 80 {
-        return value.to_owned();
+    cut(value, 80)
+}
+
+/// At most `max` characters, the middle left out.
+pub(crate) fn cut(text: &str, max: usize) -> String {
+    let length = text.chars().count();
+    if length <= max {
+        return text.to_owned();
     }
-    chars[..48].iter().chain(&['…']).chain(&chars[chars.len() - 31..]).collect()
+    let tail = max * 2 / 5 - 1;
+    text.chars().take(max - tail - 1).chain(['…']).chain(text.chars().skip(length - tail)).collect()
 }
 
 fn check_version(value: &str) -> Result<(), LabelError> {

@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use crate::intent::{AbsPath, Intent};
-use crate::labels::{self, Fault, PREFIX, Survey};
+use crate::labels::{self, Fault, PREFIX, Survey, cut};
 use crate::policy::Policy;
 
 mod declared;
@@ -18,10 +18,15 @@ mod script;
 #[cfg(test)]
 mod tests;
 
-pub use facts::{Command, File, Files, ImageFacts, Kind, Script, Subject, exposed_port};
+pub use facts::{Command, File, Files, ImageFacts, Kind, MAX_SCRIPT, Script, Subject, exposed_port};
 pub use rule::{Rule, Severity};
 
 use crate::dockerfile::{Built, DockerfileError};
+
+/// Longest message and help, in characters: what they quote may be as long as the image's author likes.
+const MAX_MESSAGE: usize = 1000;
+/// So many variables without a value are named.
+const MAX_HOLES: usize = 100;
 
 /// What one rule found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,7 +97,8 @@ struct Lint<'a> {
 
 impl<'a> Lint<'a> {
     fn add(&mut self, rule: Rule, place: Place, message: impl Into<String>, help: impl Into<String>) {
-        let (message, help) = (message.into(), help.into());
+        let message = cut(&message.into(), MAX_MESSAGE);
+        let help = cut(&help.into(), MAX_MESSAGE);
         self.found.push(Finding { rule, severity: rule.severity, message, help, place });
     }
 
@@ -141,15 +147,17 @@ const FROM_BASE: [Rule; 2] = [rule::WITHOUT_INTENT, rule::UNDECLARED];
 #[must_use]
 pub fn lint_dockerfile(built: &Built, policy: &Policy) -> Vec<Finding> {
     let mut found = lint(&built.subject, policy);
-    for (key, hole) in built.holes.iter().flat_map(|(key, holes)| holes.iter().map(move |hole| (key, hole))) {
+    let holes = built.holes.iter().flat_map(|(key, holes)| holes.iter().map(move |hole| (key, hole)));
+    for (key, hole) in holes.take(MAX_HOLES) {
+        let name = cut(&hole.name, 80);
         found.push(Finding {
             rule: rule::UNDEFINED_VARIABLE,
             severity: rule::UNDEFINED_VARIABLE.severity,
-            message: format!("{} has no value here, and label {key} gets nothing in its place", hole.name),
-            help: format!(
-                "declare it in this stage, ARG {name}=…, or lint with --build-arg {name}=…",
-                name = hole.name
+            message: format!(
+                "{name} has no value here, and label {} gets nothing in its place",
+                cut(key, 80)
             ),
+            help: format!("declare it in this stage, ARG {name}=…, or lint with --build-arg {name}=…"),
             place: Place::Source(hole.span.clone()),
         });
     }

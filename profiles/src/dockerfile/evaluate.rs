@@ -17,6 +17,12 @@ use crate::lint::{Command, File, Kind, Script, exposed_port};
 /// All values that variables are put into may have so many characters together: a Dockerfile whose variables double
 /// with each line ends here.
 const MAX_EXPANDED: usize = 4 << 20;
+/// More labels than this are beyond 32 KiB, however short they are.
+const MAX_LABELS: usize = 4096;
+/// Ports that are exposed beyond these are not compared.
+const MAX_EXPOSED: usize = 1024;
+/// Longest path. Source: `PATH_MAX`, include/uapi/linux/limits.h.
+const MAX_PATH: usize = 4096;
 /// What runs a command that is no list, until SHELL says otherwise.
 pub(super) const SHELL: &str = "/bin/sh";
 
@@ -138,8 +144,16 @@ impl<'a, 't> State<'a, 't> {
             }
             Instruction::Workdir(workdir) => {
                 let path = self.line(workdir.arguments.span.start)?;
-                let workdir = &mut self.built.subject.facts.workdir;
-                *workdir = if path.starts_with('/') { path } else { format!("{workdir}/{path}") };
+                let facts = &mut self.built.subject.facts;
+                facts.workdir =
+                    if path.starts_with('/') { path } else { format!("{}/{path}", facts.workdir) };
+                if facts.workdir.len() > MAX_PATH {
+                    let problem = format!("the working directory is longer than {MAX_PATH} bytes");
+                    return Err(DockerfileError::new(
+                        workdir.arguments.span.start..workdir.arguments.span.start,
+                        problem,
+                    ));
+                }
             }
             Instruction::Copy(copy) => self.copy(&copy.options, &copy.src, &copy.dest)?,
             Instruction::Add(add) => self.copy(&add.options, &add.src, &add.dest)?,
@@ -153,6 +167,7 @@ impl<'a, 't> State<'a, 't> {
     fn label(&mut self, at: usize) -> Result<(), DockerfileError> {
         let (line, _) = logical_line(self.source, at, self.escape);
         for Assignment { key, value } in assignments(&line, self.escape)? {
+            let key_at = key;
             let key = self.expand(key)?;
             let name = string(&key.glyphs);
             let value = self.expand(value.unwrap_or_default())?;
@@ -161,6 +176,10 @@ impl<'a, 't> State<'a, 't> {
                 let holes = key.holes.into_iter().chain(value.holes).collect();
                 self.built.holes.insert(name.clone(), holes);
                 self.built.sources.labels.insert(name.clone(), source);
+                if self.built.sources.labels.len() > MAX_LABELS {
+                    let problem = format!("it has more than {MAX_LABELS} labels beneath {PREFIX}");
+                    return Err(DockerfileError::new(super::text::source_of(key_at), problem));
+                }
             }
             self.built.subject.labels.insert(name, string(&value.glyphs));
         }
@@ -198,7 +217,8 @@ impl<'a, 't> State<'a, 't> {
         let (line, _) = logical_line(self.source, at, self.escape);
         for word in split(&line, self.escape) {
             let text = string(&self.expand(word)?.glyphs);
-            for port in text.split_whitespace().filter_map(exposed_port) {
+            let room = MAX_EXPOSED.saturating_sub(self.built.subject.facts.exposed.len());
+            for port in text.split_whitespace().filter_map(exposed_port).take(room) {
                 self.built.subject.facts.exposed.push(port);
                 self.built.sources.exposed.push(super::text::source_of(word));
             }

@@ -234,3 +234,34 @@ fn check(source: &str) -> Result<(), TestCaseError> {
     }
     Ok(())
 }
+
+/// A mebibyte of the worst that was thought of. The bound is for a debug build on a busy machine: a release build
+/// takes a twentieth of it.
+#[test]
+fn a_large_dockerfile_takes_no_long_time_whatever_is_in_it() {
+    let numbered = |count: usize, line: &dyn Fn(usize) -> String| (0..count).map(line).collect::<String>();
+    let path = "/a:".repeat(20_000);
+    let script = numbered(60_000, &|i| format!("a{i}\n"));
+    let cases = [
+        "LABEL a=b\n".repeat(100_000),
+        format!("LABEL {}", numbered(40_000, &|i| format!("dev.keep.x{i}=$A "))),
+        format!("LABEL dev.keep.exec='{}'", "/a ".repeat(300_000)),
+        format!("LABEL a={}", "${a}".repeat(250_000)),
+        "WORKDIR a\n".repeat(100_000),
+        "COPY a /b\n".repeat(100_000),
+        format!(
+            "EXPOSE {}\nLABEL dev.keep.intent=v1",
+            numbered(150_000, &|i| format!("{} ", i % 60_000 + 1))
+        ),
+        format!(
+            "ENV PATH={path}\nCOPY <<E /run\n#!/bin/sh\n{script}\nE\nCMD [\"/run\"]\nLABEL dev.keep.intent=v1"
+        ),
+    ];
+    for case in cases {
+        let source = format!("FROM a\n{case}\n");
+        let begun = std::time::Instant::now();
+        check(&source).unwrap();
+        let took = begun.elapsed();
+        assert!(took.as_secs() < 5, "{} …: {took:?}", &source[..40]);
+    }
+}

@@ -72,6 +72,9 @@ impl Command {
     }
 }
 
+/// So many folders of PATH are searched.
+const MAX_FOLDERS: usize = 64;
+
 impl ImageFacts {
     /// What the image starts: its entrypoint, else its cmd.
     #[must_use]
@@ -98,7 +101,12 @@ impl ImageFacts {
     pub fn folders(&self) -> impl Iterator<Item = &str> {
         /// What containerd sets where the image says nothing.
         const DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-        self.env.get("PATH").map_or(DEFAULT, String::as_str).split(':').filter(|folder| !folder.is_empty())
+        self.env
+            .get("PATH")
+            .map_or(DEFAULT, String::as_str)
+            .split(':')
+            .filter(|folder| !folder.is_empty())
+            .take(MAX_FOLDERS)
     }
 }
 
@@ -144,10 +152,14 @@ pub struct Script {
     pub text: Option<String>,
 }
 
+/// So much of a script is read, in bytes.
+pub const MAX_SCRIPT: usize = 32 << 10;
+
 impl Script {
     /// What a file's first bytes say, if they are a script's.
     #[must_use]
     pub fn read(bytes: &[u8]) -> Option<Self> {
+        let bytes = &bytes[..bytes.len().min(MAX_SCRIPT)];
         let line = bytes.strip_prefix(b"#!")?.split(|byte| *byte == b'\n').next()?;
         let interpreter = std::str::from_utf8(line).ok()?.trim().to_owned();
         let text = Some(String::from_utf8_lossy(bytes).into_owned());

@@ -13,6 +13,8 @@ const BUILT_IN: &str = "! . : [ [[ ] ]] { } alias bg bind break builtin case cd 
 /// After these the next word is a command again.
 const PREFIXES: [&str; 13] =
     ["!", "then", "do", "else", "elif", "if", "while", "until", "exec", "command", "{", "time", "builtin"];
+/// So many are looked for in the image.
+const MAX_CALLED: usize = 256;
 /// So many tools are named in one finding.
 const MAX_NAMED: usize = 8;
 
@@ -36,7 +38,8 @@ pub(super) fn check(lint: &mut Lint<'_>) {
     let Some(text) = script.text.as_deref().filter(|_| names::is_shell(script.interpreter_name())) else {
         return;
     };
-    let missing: Vec<String> = called(text).into_iter().filter(|tool| !may_run(lint, tool)).collect();
+    let missing: Vec<String> =
+        called(text).into_iter().take(MAX_CALLED).filter(|tool| !may_run(lint, tool)).collect();
     if missing.is_empty() {
         return;
     }

@@ -5,7 +5,7 @@ use std::io::{self, BufRead, BufReader, Read};
 
 use flate2::bufread::MultiGzDecoder;
 use profiles::intent::AbsPath;
-use profiles::lint::{File, Files, Kind, Script};
+use profiles::lint::{File, Files, Kind, MAX_SCRIPT, Script};
 use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 use sha2::{Digest as _, Sha256};
@@ -18,8 +18,6 @@ use super::store::Store;
 const MAX_FILES: usize = 500_000;
 /// Most bytes that all layers may have, decompressed: what is larger is a bomb or no service's image.
 const MAX_UNPACKED: u64 = 32 << 30;
-/// So much of a script is read.
-const MAX_SCRIPT: u64 = 32 << 10;
 /// So much of all scripts together is kept.
 const MAX_SCRIPTS: usize = 16 << 20;
 /// What is looked at to tell a script: the kernel reads as much. Source: `BINPRM_BUF_SIZE`, include/uapi/linux/binfmts.h.
@@ -241,7 +239,7 @@ impl Scan {
         if !bytes.starts_with(b"#!") {
             return Ok(Kind::Regular);
         }
-        entry.by_ref().take(MAX_SCRIPT - FIRST_LINE as u64).read_to_end(&mut bytes)?;
+        entry.by_ref().take((MAX_SCRIPT - FIRST_LINE) as u64).read_to_end(&mut bytes)?;
         let Some(mut script) = Script::read(&bytes) else { return Ok(Kind::Regular) };
         self.scripts += bytes.len();
         if self.scripts > MAX_SCRIPTS {

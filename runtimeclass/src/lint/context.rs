@@ -7,10 +7,7 @@ use std::path::{Component, Path};
 
 use profiles::dockerfile::{Built, Copy};
 use profiles::intent::AbsPath;
-use profiles::lint::{File, Kind, Script};
-
-/// So much of a script is read.
-const MAX_SCRIPT: u64 = 32 << 10;
+use profiles::lint::{File, Kind, MAX_SCRIPT, Script};
 
 /// Adds the program that the image starts to what is known of it, where that is a script in `folder`.
 pub(super) fn add_entrypoint(built: &mut Built, folder: &Path) {
@@ -59,7 +56,7 @@ fn script(folder: &Path, source: &str, mode: Option<u32>) -> Option<File> {
         return None;
     }
     let mut bytes = Vec::new();
-    fs::File::open(&path).ok()?.take(MAX_SCRIPT).read_to_end(&mut bytes).ok()?;
+    fs::File::open(&path).ok()?.take(MAX_SCRIPT as u64).read_to_end(&mut bytes).ok()?;
     let script = Script::read(&bytes)?;
     Some(File { kind: Kind::Script(script), mode: mode.unwrap_or(metadata.permissions().mode() & 0o7777) })
 }
