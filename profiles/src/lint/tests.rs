@@ -285,3 +285,26 @@ fn links_that_go_in_circles_or_grow_lead_nowhere() {
     assert!(!resolve(&[("/a", "a/a/a/a/a/a/a/a/a")]));
     assert!(!resolve(&[("/a", "../../../..")]));
 }
+
+#[test]
+fn the_examples_in_the_documentation_are_found() {
+    let documentation = include_str!("../../../docs/lint.md");
+    for rule in rule::ALL.iter().filter(|rule| **rule != rule::LABEL_TOO_LONG) {
+        let (_, section) = documentation.split_once(&format!("### {}\n", rule.id)).unwrap();
+        let section = section.split("\n### ").next().unwrap();
+        let lines: Vec<&str> = section.lines().filter_map(|line| line.strip_prefix("    ")).collect();
+        let example = lines.join("\n");
+        let from = if example.starts_with("FROM") { "" } else { "FROM scratch\n" };
+        // Rules about the image say nothing where nothing is declared.
+        let declares = example.contains("LABEL") || [rule::UNDECLARED, rule::UNKNOWN_BASE].contains(rule);
+        let label = if declares { "" } else { "\nLABEL dev.keep.intent=v1" };
+        let source: &'static str = format!("{from}{example}{label}\n").leak();
+        let files: &[(&str, &str)] = match *rule {
+            rule::MISSING_PROGRAM => &[("/usr/bin/nginx", "x")],
+            rule::WRITE_FILE => &[("/etc/app.conf", "f")],
+            _ => &[],
+        };
+        let found = findings((source, files));
+        assert!(found.iter().any(|finding| finding.rule == *rule), "{}: {source}{found:?}", rule.id);
+    }
+}
