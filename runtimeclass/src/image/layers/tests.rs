@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use super::super::store::Store;
 use super::super::tests::any as any_image;
-use super::super::{ImageError, inspect};
+use super::super::{ImageError, Input, input, inspect};
 use super::*;
 
 /// One entry of a layer: its path and what it is.
@@ -226,5 +226,25 @@ proptest! {
         // Its digest holds where the mutated layer is plain, so that all of it is read.
         let digest = digest(&bytes);
         let _read_or_refused = scanned(&[bytes], &[digest]);
+    }
+
+    #[test]
+    fn an_archive_mutated_anywhere_is_read_or_refused(
+        changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+    ) {
+        let bytes = layer(&[("run", Make::File(0o755, "#!/bin/sh\n"))]);
+        let folder = image(std::slice::from_ref(&bytes), &[digest(&bytes)]);
+        let mut builder = tar::Builder::new(Vec::new());
+        builder.append_dir_all(".", folder.path()).unwrap();
+        let mut archive = builder.into_inner().unwrap();
+        for (at, value) in changes {
+            let at = at.index(archive.len());
+            archive[at] = value;
+        }
+        let path = folder.path().join("image.tar");
+        std::fs::write(&path, archive).unwrap();
+        if let Ok(Input::Store(mut store)) = input(&path) {
+            let _read_or_refused = inspect(&mut store, &any_image());
+        }
     }
 }
