@@ -8,14 +8,17 @@ use serde::{Deserialize, Serialize};
 use crate::intent::{AbsPath, Capability, Endpoint, EntryError, PortRange, Protocol, canonical_listen};
 use crate::policy::Mode;
 use crate::profile::{Entries, Origin, Profile};
+use crate::syscalls::{Grants, Sockets};
 
 mod filter;
 mod gaps;
 mod oci;
+mod sockets;
 
 pub(crate) use filter::decide;
 pub use filter::{Action, CallRule, Compare, Condition, SeccompPlan, baseline_seccomp};
 pub use oci::{OciSeccompError, seccomp_from_oci};
+pub use sockets::{Ports, Reach, SocketPlan};
 
 /// Newest Landlock ABI that plans are made for; a newer kernel serves older rulesets.
 pub const MAX_LANDLOCK_ABI: u32 = 7;
@@ -81,6 +84,8 @@ pub struct Plan {
     pub seccomp: Option<SeccompPlan>,
     /// Ports, for the observer's judgement of `bind` and `connect`; `None`: no network wall.
     pub network: Option<NetworkPlan>,
+    /// What the cgroup-BPF programs let through; `None`: there are none.
+    pub sockets: Option<SocketPlan>,
     /// Walls, or parts of them, that this host cannot give.
     pub gaps: Vec<Gap>,
 }
@@ -196,6 +201,7 @@ impl Plan {
             landlock: None,
             seccomp: None,
             network: None,
+            sockets: None,
             gaps: Vec::new(),
         }
     }
@@ -223,7 +229,7 @@ pub fn plan(profile: &Profile, host: &HostFacts) -> Result<Plan, PlanError> {
     plan.programs = Some(profile.exec.clone());
     plan.write = Some(profile.write.clone());
     plan.network = Some(NetworkPlan { listen: profile.listen.clone(), connect: profile.connect.clone() });
-    plan.seccomp = Some(filter::declared(&profile.grants(&entries), profile.mode, host));
+    plan.seccomp = Some(filter::declared(&grants(profile, &entries, host), profile.mode, host));
     plan.gaps = gaps::of(profile.mode, &entries, &profile.needs, host);
     if profile.mode == Mode::Audit {
         return Ok(plan);
@@ -236,7 +242,18 @@ pub fn plan(profile: &Profile, host: &HostFacts) -> Result<Plan, PlanError> {
     plan.no_new_privileges = true;
     plan.capabilities = Some(profile.caps.clone());
     plan.landlock = landlock(&entries, host.landlock_abi);
+    plan.sockets = sockets::of(profile, &entries, host);
     Ok(plan)
+}
+
+/// What decides which calls the container gets here. Where programs watch every datagram, whoever has internet sockets may
+/// have datagram sockets too: resolvers open them, if only to sort addresses.
+fn grants(profile: &Profile, entries: &Entries, host: &HostFacts) -> Grants {
+    let mut grants = profile.grants(entries);
+    if host.cgroup_bpf && entries.has_inet() {
+        grants.sockets = Sockets::Datagram;
+    }
+    grants
 }
 
 /// The password files that `read` does not cover.

@@ -11,7 +11,7 @@ use std::path::Path;
 
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::execv;
-use profiles::plan::plan;
+use profiles::plan::{HostFacts, plan};
 use profiles::policy::Policy;
 use profiles::profile::compute;
 use profiles::record::allow;
@@ -37,7 +37,9 @@ fn main() {
     let declaration = labels::parse(&given).unwrap();
     let entrypoint = command.first().expect(USAGE);
     let computed = compute(&declaration, Some(entrypoint), &Policy::builtin("keep").unwrap()).unwrap();
-    let plan = plan(&computed.profile, &probe()).unwrap();
+    // The program runs in the caller's cgroup, which is not this example's to put programs on.
+    let host = HostFacts { cgroup_bpf: false, ..probe() };
+    let plan = plan(&computed.profile, &host).unwrap();
     println!("confine: {} calls", plan.seccomp_calls_allowed());
     let programs =
         resolve(Path::new("/"), &plan, "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "/").unwrap();
@@ -60,7 +62,7 @@ fn main() {
         Event::Failed(why) => println!("confine: not started: {why}"),
         Event::Started | Event::Settled => {}
     };
-    serve(&taker, &plan, &programs, &[], &mut on).unwrap();
+    serve(&taker, &plan, &programs, &[], None, &mut on).unwrap();
     match waitpid(child, None).unwrap() {
         WaitStatus::Exited(_, code) => std::process::exit(code),
         other => println!("confine: {other:?}"),

@@ -50,6 +50,7 @@ fn plan(observed: bool) -> Plan {
         landlock: None,
         seccomp: Some(SeccompPlan { arch: NATIVE, calls, unknown: Action::Errno(38) }),
         network: None,
+        sockets: None,
         gaps: Vec::new(),
     }
 }
@@ -69,7 +70,7 @@ fn measure(plan: &Plan, path: &str) -> u64 {
     .unwrap();
     drop((giver, write));
     let mut observed = |event| assert_eq!(event, observe::Event::Started);
-    observe::serve(&taker, plan, &ResolvedPrograms::default(), &[], &mut observed).unwrap();
+    observe::serve(&taker, plan, &ResolvedPrograms::default(), &[], None, &mut observed).unwrap();
     waitpid(child, None).unwrap();
     let mut text = String::new();
     File::from(read).read_to_string(&mut text).unwrap();

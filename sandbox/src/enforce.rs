@@ -14,6 +14,7 @@ use profiles::policy::Mode;
 
 use crate::facts::NATIVE;
 use crate::filter::{self, Filter, FilterError};
+use crate::network::{self, NetworkError};
 use crate::programs::ResolvedPrograms;
 use crate::sys::seccomp;
 
@@ -23,6 +24,8 @@ use crate::sys::seccomp;
 pub struct Prepared {
     mode: Mode,
     no_new_privileges: bool,
+    /// Whether programs watch this process's sockets; raised by another process, proved by this one.
+    watched_sockets: bool,
     ruleset: Option<RulesetCreated>,
     filters: Filters,
 }
@@ -83,6 +86,9 @@ pub enum EnforceError {
     /// The Landlock ruleset cannot be put in force.
     #[error("cannot enforce the Landlock ruleset")]
     Restrict(#[source] landlock::RulesetError),
+    /// The network wall does not stand around this process.
+    #[error(transparent)]
+    Network(NetworkError),
     /// A filter cannot be loaded.
     #[error("cannot load the {which} system-call filter")]
     Load {
@@ -110,6 +116,7 @@ impl Prepared {
         Ok(Self {
             mode: plan.mode,
             no_new_privileges: plan.no_new_privileges,
+            watched_sockets: plan.sockets.is_some(),
             filters: Filters::compile(plan.seccomp.as_ref(), extra)?,
             ruleset: ruleset::build(plan, programs, writable)?,
         })
@@ -122,6 +129,9 @@ impl Prepared {
     /// When a step fails. The process may then be partly restricted, and must end. In audit mode a filter that cannot
     /// be loaded is a gap and no error.
     pub fn enforce(self) -> Result<Enforced, EnforceError> {
+        if self.watched_sockets {
+            network::prove().map_err(EnforceError::Network)?;
+        }
         if self.needs_no_new_privileges() {
             prctl::set_no_new_privs().map_err(|errno| EnforceError::NoNewPrivileges(errno.into()))?;
         }

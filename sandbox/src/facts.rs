@@ -2,6 +2,8 @@
 
 use profiles::plan::{Arch, HostFacts};
 
+use crate::cgroup::Unified;
+use crate::network;
 use crate::sys::{landlock_abi, seccomp};
 
 /// Architecture that this binary, and so every filter that it loads, is for.
@@ -11,7 +13,7 @@ pub const NATIVE: Arch = Arch::X86_64;
 #[cfg(target_arch = "aarch64")]
 pub const NATIVE: Arch = Arch::Aarch64;
 
-/// Asks the kernel, without changing anything: nothing is loaded, restricted or left open.
+/// Asks the kernel, without changing anything: nothing is restricted, left loaded or open.
 #[must_use]
 pub fn probe() -> HostFacts {
     let listener = seccomp::has_listener();
@@ -20,14 +22,8 @@ pub fn probe() -> HostFacts {
         landlock_abi: landlock_abi(),
         listener,
         wait_killable: listener && seccomp::has_wait_killable(),
-        cgroup_bpf: has_cgroup2(),
+        cgroup_bpf: Unified::find().is_some_and(|hierarchy| hierarchy.is_writable()) && network::can_load(),
     }
-}
-
-/// Whether a cgroup v2 hierarchy is mounted. An unreadable mount table counts as none.
-fn has_cgroup2() -> bool {
-    std::fs::read_to_string("/proc/self/mountinfo")
-        .is_ok_and(|table| table.lines().any(|line| line.contains(" - cgroup2 ")))
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //!
 //! In the order in which a container's life uses them: [`facts`] says what this kernel offers; [`programs`] finds
 //! what the declared programs are in the image; [`spec`] hardens the OCI runtime spec; [`enforce`] restricts the
-//! container's init just before its `execve`; [`handover`] brings the filter's listener out of it; [`observe`]
+//! container's init just before its `execve`; [`network`] watches its sockets from its [`cgroup`]; [`handover`] brings the filter's listener out of it; [`observe`]
 //! serves the listener in a process that [`process`] forked.
 //!
 //! Knows nothing of containerd, Kubernetes or annotations. All of the workspace's `unsafe` is in `sys/`.
@@ -10,11 +10,13 @@
 #![deny(unsafe_code)]
 
 pub mod capabilities;
+pub mod cgroup;
 pub mod enforce;
 pub mod facts;
 pub mod filter;
 mod floor;
 pub mod handover;
+pub mod network;
 pub mod observe;
 mod paths;
 pub mod process;

@@ -1,6 +1,6 @@
 //! Serves a filter's listener: answers what is refused, continues what other walls judge, and says what was forbidden.
 
-mod caller;
+pub(crate) mod caller;
 mod calls;
 mod judge;
 mod network;
@@ -16,6 +16,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use profiles::{Observation, Plan};
 
 use crate::handover::{Message, Taker};
+use crate::network::Denials;
 use crate::programs::ResolvedPrograms;
 use crate::sys::seccomp::{self, Answer, Notification};
 use judge::Judge;
@@ -36,6 +37,9 @@ pub enum Event {
 /// How long after an observation [`Event::Settled`] follows.
 pub const SETTLE: Duration = Duration::from_secs(1);
 
+/// Most denials of the network wall that are passed on before a call is looked at.
+const DENIALS_AT_ONCE: usize = 256;
+
 /// Why observing ended early. Refused and observed calls of the container fail with `ENOSYS` from then on.
 #[derive(Debug, thiserror::Error)]
 pub enum ObserveError {
@@ -53,7 +57,8 @@ pub enum ObserveError {
 }
 
 /// Waits for the listener and serves it until all of the container's tasks are gone. `writable` as for
-/// [`crate::enforce::Prepared::new`].
+/// [`crate::enforce::Prepared::new`], `denials` what the network wall refuses in the container: one observer reads them
+/// for all of its processes.
 ///
 /// `on` is called when the call that it speaks of is answered already; the next one waits while it runs.
 ///
@@ -64,6 +69,7 @@ pub fn serve(
     plan: &Plan,
     programs: &ResolvedPrograms,
     writable: &[PathBuf],
+    denials: Option<Denials>,
     on: &mut dyn FnMut(Event),
 ) -> Result<(), ObserveError> {
     let said = taker.take().map_err(ObserveError::Take)?;
@@ -83,7 +89,7 @@ pub fn serve(
     }
     let judge = Judge::new(plan, programs, writable);
     let runtime_executes = judge.sees_execve();
-    Observer { listener, starting: Some(taker), runtime_executes, judge, unsettled: None, on }.run()
+    Observer { listener, starting: Some(taker), runtime_executes, judge, denials, unsettled: None, on }.run()
 }
 
 /// What comes of a program that nothing is observed of.
@@ -107,7 +113,7 @@ enum Woken {
     Call,
     /// All tasks are gone.
     Gone,
-    /// Only the confined process's socket has something.
+    /// Only the confined process's socket, or the network wall, has something.
     Other,
 }
 
@@ -118,6 +124,7 @@ struct Observer<'a> {
     /// Whether the runtime's own `execve`, the first of all, is still to be seen.
     runtime_executes: bool,
     judge: Judge<'a>,
+    denials: Option<Denials>,
     /// When the first observation was made that no [`Event::Settled`] followed yet.
     unsettled: Option<Instant>,
     on: &'a mut dyn FnMut(Event),
@@ -127,12 +134,14 @@ impl Observer<'_> {
     fn run(mut self) -> Result<(), ObserveError> {
         loop {
             let woken = self.wait()?;
+            self.hear_denials(DENIALS_AT_ONCE);
             self.settle();
             match woken {
                 Woken::Call => self.serve_one()?,
                 Woken::Other => {}
                 Woken::Gone => {
                     self.hear(Woken::Gone)?;
+                    self.hear_denials(usize::MAX);
                     return Ok(());
                 }
             }
@@ -146,15 +155,34 @@ impl Observer<'_> {
         }
     }
 
+    /// Passes on what the network wall refused: at most so much, for calls wait too.
+    fn hear_denials(&mut self, most: usize) {
+        let Some(denials) = &mut self.denials else { return };
+        let mut last = None;
+        for _ in 0..most {
+            let Some(observation) = denials.take() else { break };
+            self.unsettled.get_or_insert_with(Instant::now);
+            last = Some(observation.clone());
+            (self.on)(Event::Observed(observation));
+        }
+        // The ring was full: a flood, of which those that were read are the likeliest to have been repeated.
+        if let Some(observation) = last {
+            for _ in 0..denials.newly_lost() {
+                (self.on)(Event::Observed(observation.clone()));
+            }
+        }
+    }
+
     /// Waits with poll(2): unlike a blocking receive, it tells on every kernel when all tasks are gone.
     fn wait(&mut self) -> Result<Woken, ObserveError> {
-        let listener = PollFd::new(self.listener.as_fd(), PollFlags::POLLIN);
-        let woken = match self.starting {
-            None => wait_for(&mut [listener], self.unsettled)?,
-            Some(taker) => {
-                let taker = PollFd::new(taker.as_fd(), PollFlags::POLLIN);
-                wait_for(&mut [listener, taker], self.unsettled)?
-            }
+        let readable = |fd| PollFd::new(fd, PollFlags::POLLIN);
+        let listener = readable(self.listener.as_fd());
+        let denials = self.denials.as_ref().map(|denials| readable(denials.as_fd()));
+        let taker = self.starting.map(|taker| readable(taker.as_fd()));
+        let woken = match (denials, taker) {
+            (None, None) => wait_for(&mut [listener], self.unsettled)?,
+            (Some(other), None) | (None, Some(other)) => wait_for(&mut [listener, other], self.unsettled)?,
+            (Some(denials), Some(taker)) => wait_for(&mut [listener, denials, taker], self.unsettled)?,
         };
         if self.starting.is_some() {
             self.hear(woken)?;

@@ -22,6 +22,7 @@ pub(crate) fn bare_plan() -> Plan {
         landlock: None,
         seccomp: None,
         network: None,
+        sockets: None,
         gaps: Vec::new(),
     }
 }

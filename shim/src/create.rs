@@ -135,6 +135,7 @@ impl Creation {
         self.stdio
             .chown(user(spec))
             .map_err(|err| Failure::internal("cannot give the streams to the container's user", &err))?;
+        crate::network::join_new(&walls, &self.folders)?;
         let mut builder = ContainerBuilder::new(self.id.as_str().to_owned(), SyscallType::default())
             .with_executor(WallsExecutor::new(walls, self.giver))
             .with_console_socket(self.console)

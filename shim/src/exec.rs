@@ -111,6 +111,7 @@ fn check(exec: &Exec, walls: &Walls, process: &Process, root: &Path) -> Result<(
 fn libcontainer(exec: Exec, walls: Walls, spec: &Path) -> Result<i32, Failure> {
     let failed =
         |err: libcontainer::error::LibcontainerError| Failure::internal("cannot exec in container", &err);
+    crate::network::join(&walls, &exec.folders)?;
     let mut builder = ContainerBuilder::new(exec.id.as_str().to_owned(), SyscallType::default())
         .with_executor(WallsExecutor::new(walls, exec.giver))
         .with_console_socket(exec.console)

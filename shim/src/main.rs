@@ -21,6 +21,7 @@ mod image;
 mod lifecycle;
 mod logger;
 mod logging;
+mod network;
 mod observer;
 mod pod;
 mod process;

@@ -10,6 +10,7 @@ use sandbox::observe::{self, Event};
 
 use crate::child::Answers;
 use crate::error::{Failure, Kind};
+use crate::network;
 use crate::records::Recorder;
 use crate::walls::{Folders, Walls};
 
@@ -36,7 +37,7 @@ pub(crate) struct Observer {
 }
 
 impl Observer {
-    /// Starts the container's process (if it is an init's observer), tells the shim when its program runs or why not,
+    /// Raises the network wall and starts the container's process (if it is an init's observer), tells the shim when its program runs or why not,
     /// and serves the listener until the last of its processes is gone. The exit code of the child.
     pub(crate) fn run(self, answers: &Answers) -> i32 {
         let mut told = Told { answers, done: false };
@@ -60,14 +61,17 @@ impl Observer {
             Of::Exec(id) => Some(id.as_str()),
         };
         let mut recorder = walls.recorder(&self.data_dir, exec);
+        let mut denials = None;
         if matches!(self.of, Of::Init) {
-            Container::load(self.folders.oci_state())
-                .and_then(|mut container| container.start())
-                .map_err(|err| Failure::internal("cannot start container", &err))?;
+            let failed = |err| Failure::internal("cannot start container", &err);
+            let mut container = Container::load(self.folders.oci_state()).map_err(failed)?;
+            denials = network::raise(&walls, &self.folders, &container)?;
+            container.start().map_err(failed)?;
         }
+        let plan = &walls.plan;
         let served =
-            observe::serve(&self.taker, &walls.plan, &walls.programs, &walls.writable, &mut |event| {
-                handle(event, &walls, &mut recorder, told);
+            observe::serve(&self.taker, plan, &walls.programs, &walls.writable, denials, &mut |event| {
+                handle(event, &walls, &mut recorder, told)
             });
         recorder.settle();
         told.tell(Err(Failure::new(Kind::Internal, "the process ended before its program was started")));

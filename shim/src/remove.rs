@@ -14,7 +14,7 @@ use crate::walls::Folders;
 /// How long killed processes may take to vanish.
 const VANISH: Duration = Duration::from_secs(5);
 
-/// Ends what still runs of the container; removes its cgroup, root filesystem mount and state.
+/// Ends what still runs of the container; removes its cgroups, root filesystem mount and state.
 ///
 /// # Errors
 /// When something of it stays. What was gone already is no error.
@@ -35,6 +35,7 @@ pub(crate) fn remove(folders: &Folders, bundle: &Path) -> Result<(), Failure> {
             }
         }
     }
+    crate::network::remove(folders)?;
     unmount(&bundle.join("rootfs"))?;
     folders.remove().map_err(|err| Failure::internal("cannot remove the container's state", &err))
 }

@@ -143,6 +143,12 @@ impl Folders {
         &self.id
     }
 
+    /// Name of a cgroup of the container's own: no colon is in either part.
+    pub(crate) fn cgroup_name(&self) -> String {
+        let namespace = self.base.parent().and_then(Path::file_name).unwrap_or_default();
+        format!("keep-{}:{}", namespace.to_string_lossy(), self.id)
+    }
+
     /// Root of libcontainer's state.
     pub(crate) fn oci_root(&self) -> PathBuf {
         self.base.join("oci")

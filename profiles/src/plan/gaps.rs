@@ -37,35 +37,16 @@ pub(super) fn of(mode: Mode, entries: &Entries, needs: &BTreeSet<Need>, host: &H
 }
 
 fn network(entries: &Entries, needs: &BTreeSet<Need>, host: &HostFacts) -> Vec<&'static str> {
-    let udp = |ports: &PortRange| ports.protocol == Protocol::Udp;
     let mut sentences = Vec::new();
-    if host.landlock_abi < NETWORK_ABI && entries.has_inet() {
+    if host.landlock_abi < NETWORK_ABI && entries.has_inet() && !host.cgroup_bpf {
         sentences
             .push("this kernel's Landlock knows no ports, so TCP ports that were not declared can be used");
     }
     if host.landlock_abi < SCOPE_ABI {
         sentences.push("this kernel's Landlock does not scope abstract unix sockets, so those of the pod's other containers can be reached");
     }
-    // Until cgroup-BPF programs are there, whatever `host.cgroup_bpf` says.
-    if entries.listen.iter().any(udp) {
-        sentences.push("UDP has no wall yet, so UDP ports that were not declared can be bound");
-    }
-    let reaches_udp = |endpoint: &Endpoint| match endpoint {
-        Endpoint::Ports { ports, .. } => udp(ports),
-        Endpoint::Dns => true,
-        Endpoint::Unix(_) => false,
-    };
-    if entries.listen.iter().any(udp) || entries.connect.iter().any(reaches_udp) {
-        sentences.push("UDP has no wall yet, so every address and port can be sent to by UDP");
-    }
-    let narrowed = |endpoint: &Endpoint| match endpoint {
-        Endpoint::Ports { network, .. } => network.is_some(),
-        Endpoint::Dns => true,
-        Endpoint::Unix(_) => false,
-    };
-    if entries.connect.iter().any(narrowed) {
-        sentences
-            .push("addresses have no wall yet, so declared TCP ports can be connected to on every address");
+    if !host.cgroup_bpf {
+        sentences.extend(without_programs(entries));
     }
     if needs.iter().any(|need| need.as_str() == "io-uring") {
         sentences.push(
@@ -77,6 +58,36 @@ fn network(entries: &Entries, needs: &BTreeSet<Need>, host: &HostFacts) -> Vec<&
     }
     if !host.listener && entries.has_inet() {
         sentences.push("this kernel has no seccomp listener, so a socket that was never bound can listen on a port that was not declared");
+    }
+    sentences
+}
+
+/// What ports of TCP, all that Landlock knows, leave open.
+fn without_programs(entries: &Entries) -> Vec<&'static str> {
+    let udp = |ports: &PortRange| ports.protocol == Protocol::Udp;
+    let mut sentences = Vec::new();
+    if entries.listen.iter().any(udp) {
+        sentences.push(
+            "no cgroup-BPF programs can be loaded here, so UDP ports that were not declared can be bound",
+        );
+    }
+    let reaches_udp = |endpoint: &Endpoint| match endpoint {
+        Endpoint::Ports { ports, .. } => udp(ports),
+        Endpoint::Dns => true,
+        Endpoint::Unix(_) => false,
+    };
+    if entries.listen.iter().any(udp) || entries.connect.iter().any(reaches_udp) {
+        sentences.push(
+            "no cgroup-BPF programs can be loaded here, so every address and port can be sent to by UDP",
+        );
+    }
+    let narrowed = |endpoint: &Endpoint| match endpoint {
+        Endpoint::Ports { network, ports } => network.is_some() && !udp(ports),
+        Endpoint::Dns => true,
+        Endpoint::Unix(_) => false,
+    };
+    if entries.connect.iter().any(narrowed) {
+        sentences.push("no cgroup-BPF programs can be loaded here, so declared TCP ports can be connected to on every address");
     }
     sentences
 }

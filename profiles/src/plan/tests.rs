@@ -9,6 +9,8 @@ use crate::syscalls::{name, number};
 const HOST: HostFacts =
     HostFacts { arch: Arch::X86_64, landlock_abi: 7, listener: true, wait_killable: true, cgroup_bpf: true };
 
+const NO_BPF: HostFacts = HostFacts { cgroup_bpf: false, ..HOST };
+
 fn profile(class: &str, pairs: &[(&str, &str)]) -> Profile {
     let with = |(key, value): &(&str, &str)| (format!("dev.keep.{key}"), (*value).to_owned());
     let labels: BTreeMap<_, _> = pairs.iter().chain(&[("intent", "v1")]).map(with).collect();
@@ -137,8 +139,10 @@ fn sockets_are_those_that_the_declaration_asks_for() {
         ([2, 1, 0], [false, true, true, false, false]),
         ([10, 0x801, 6], [false, true, true, false, false]),
         ([2, 1, 132], [false, false, false, false, false]),
-        ([2, 2, 0], [false, false, true, false, false]),
-        ([10, 2, 17], [false, false, true, false, false]),
+        ([2, 2, 0], [false, true, true, false, false]),
+        ([10, 2, 17], [false, true, true, false, false]),
+        ([2, 2, 136], [false, false, false, false, false]),
+        ([2, 2, 1], [false, false, false, true, false]),
         ([2, 3, 1], [false, false, false, true, false]),
         ([17, 3, 0x300], [false, false, false, true, false]),
         ([40, 1, 0], [false, false, false, false, false]),
@@ -153,6 +157,37 @@ fn sockets_are_those_that_the_declaration_asks_for() {
         assert_eq!(answer(&plans[2], call, &[0, 0, 0x4000, 0x4000]), Action::Allow, "{call}");
     }
     assert_eq!(answer(&plans[2], "socketpair", &[30, 1, 0]), REFUSED);
+    let without = |pairs| plan(&profile("keep", pairs), &NO_BPF).unwrap();
+    assert_eq!(answer(&without(&[("listen", "80/tcp")]), "socket", &[2, 2, 0]), REFUSED);
+    assert_eq!(answer(&without(&[("connect", "dns")]), "socket", &[2, 2, 0]), Action::Allow);
+}
+
+#[test]
+fn the_programs_get_ports_of_both_protocols_and_networks_of_both_families() {
+    let sockets = |pairs| planned(pairs).sockets;
+    let plan =
+        sockets(&[("listen", "80/tcp 53/udp"), ("connect", "10.0.0.0/8:443/tcp 9/udp dns unix:/x")]).unwrap();
+    let ports = |protocol, first, last| Ports { protocol, first, last };
+    let mut bind = plan.bind.clone();
+    bind.sort();
+    let (tcp, udp) = (Protocol::Tcp, Protocol::Udp);
+    assert_eq!(bind, [ports(tcp, 0, 0), ports(tcp, 80, 80), ports(udp, 0, 0), ports(udp, 53, 53)]);
+    let mut reach: Vec<String> = plan
+        .reach
+        .iter()
+        .map(|to| format!("{}/{} {:?} {}", to.address, to.prefix, to.ports.protocol, to.ports.first))
+        .collect();
+    reach.sort();
+    assert_eq!(reach, ["0.0.0.0/0 Udp 9", "10.0.0.0/8 Tcp 443", "::/0 Udp 9"]);
+    assert!(plan.dns && !plan.raw);
+    let server = sockets(&[("listen", "80/tcp")]).unwrap();
+    assert!(server.reach.is_empty() && !server.dns);
+    assert!(sockets(&[("needs", "raw-sockets")]).unwrap().raw);
+    assert!(sockets(&[("needs", "io-uring")]).is_some(), "its sockets pass the filter");
+    for none in [&[][..], &[("connect", "unix:/x")]] {
+        assert_eq!(sockets(none), None, "no internet socket can be opened");
+    }
+    assert_eq!(super::plan(&profile("keep", &[("connect", "dns")]), &NO_BPF).unwrap().sockets, None);
 }
 
 #[test]
@@ -248,12 +283,17 @@ fn gaps(pairs: &[(&str, &str)], host: &HostFacts) -> Vec<Wall> {
 fn what_this_host_cannot_give_is_a_gap() {
     assert_eq!(gaps(&[], &HOST), []);
     assert_eq!(gaps(&[("listen", "80/tcp"), ("connect", "443/tcp unix:/x")], &HOST), []);
-    for (key, value) in [("connect", "dns"), ("connect", "10.0.0.0/8:1/tcp"), ("needs", "io-uring")] {
-        let gaps = gaps(&[(key, value)], &HOST);
+    for (key, value) in [("connect", "dns"), ("connect", "10.0.0.0/8:1/tcp"), ("listen", "53/udp")] {
+        assert_eq!(gaps(&[(key, value)], &HOST), [], "{value}");
+        let gaps = gaps(&[(key, value)], &NO_BPF);
         assert!(!gaps.is_empty() && gaps.iter().all(|wall| *wall == Wall::Network), "{value}");
     }
+    assert_eq!(gaps(&[("needs", "io-uring")], &HOST), [Wall::Network]);
     let old = |landlock_abi| HostFacts { landlock_abi, ..HOST };
-    assert_eq!(gaps(&[("listen", "80/tcp")], &old(3)), [Wall::Network, Wall::Network]);
+    let abstract_alone = [Wall::Network];
+    assert_eq!(gaps(&[("listen", "80/tcp")], &old(3)), abstract_alone, "the programs know TCP ports too");
+    let older = HostFacts { cgroup_bpf: false, ..old(3) };
+    assert_eq!(gaps(&[("listen", "80/tcp")], &older), [Wall::Network, Wall::Network]);
     assert_eq!(gaps(&[], &old(0)), [Wall::Exec, Wall::File, Wall::Network]);
     assert_eq!(gaps(&[], &HostFacts { listener: false, ..HOST }), [Wall::Policy]);
 }
@@ -266,7 +306,9 @@ fn a_required_wall_with_a_gap_makes_no_plan() {
     assert!(error.starts_with(expected), "{error}");
     assert!(plan(&profile("keep", &[("connect", "dns")]), &HOST).is_ok());
     let strict = Profile { require: [Wall::Network].into(), ..profile("keep", &[("connect", "dns")]) };
-    assert!(plan(&strict, &HOST).is_err());
+    assert!(plan(&strict, &HOST).is_ok());
+    let error = plan(&strict, &NO_BPF).unwrap_err().to_string();
+    assert!(error.contains("requires the network wall, and no cgroup-BPF programs"), "{error}");
     assert!(plan(&undeclared("keep"), &no_landlock).is_ok());
 }
 

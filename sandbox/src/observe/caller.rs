@@ -26,11 +26,11 @@ const PAGE: u64 = 4096;
 
 /// A thread whose call waits.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Caller(Pid);
+pub(crate) struct Caller(Pid);
 
 impl Caller {
     /// `thread` as the notification names it, in the observer's pid namespace.
-    pub(super) fn new(thread: u32) -> Self {
+    pub(crate) fn new(thread: u32) -> Self {
         Self(Pid::from_raw(thread.cast_signed()))
     }
 
@@ -80,7 +80,7 @@ impl Caller {
     }
 
     /// The caller's program, as the container names it.
-    pub(super) fn program(self) -> String {
+    pub(crate) fn program(self) -> String {
         let path = self.link("exe").unwrap_or_default();
         path.to_string_lossy().into_owned()
     }
@@ -93,7 +93,7 @@ impl Caller {
     }
 
     /// Process id in the innermost pid namespace; 0 where it cannot be learnt.
-    pub(super) fn inner_pid(self) -> u32 {
+    pub(crate) fn inner_pid(self) -> u32 {
         self.status("NStgid:").and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0)
     }
 

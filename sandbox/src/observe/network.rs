@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
+use nix::errno::Errno;
 use profiles::Plan;
 use profiles::intent::{Endpoint, PortRange, Protocol};
 
@@ -65,6 +66,8 @@ pub(super) struct Network {
     /// TCP ports that Landlock lets be bound and connected to; `None` where it does not restrict them.
     bind_tcp: Option<Vec<(u16, u16)>>,
     connect_tcp: Option<Vec<(u16, u16)>>,
+    /// Whether cgroup-BPF programs stop what Landlock does not know.
+    programs: bool,
 }
 
 /// A port of an address, in the words of records: `10.0.0.1:443/tcp`.
@@ -87,6 +90,7 @@ impl Network {
             connect: network.connect.iter().filter_map(|entry| entry.parse().ok()).collect(),
             bind_tcp: landlock.and_then(|landlock| landlock.bind_tcp.clone()),
             connect_tcp: landlock.and_then(|landlock| landlock.connect_tcp.clone()),
+            programs: plan.sockets.is_some(),
         })
     }
 
@@ -129,27 +133,41 @@ impl Network {
         })
     }
 
-    /// Whether Landlock stops the binding: it knows TCP ports and nothing else.
-    pub(super) fn stops_bind(&self, place: Place) -> bool {
-        stops(self.bind_tcp.as_deref(), place)
+    /// Whether this is a resolver that sorts addresses: it connects UDP sockets to where TCP will be, and sends nothing. The
+    /// wall refuses it, and the resolver does without.
+    pub(super) fn is_address_sorting(
+        &self,
+        Place(address, protocol): Place,
+        servers: impl Fn() -> Vec<IpAddr>,
+    ) -> bool {
+        let tcp = Place(address, Protocol::Tcp);
+        self.programs && protocol == Protocol::Udp && self.may_connect(tcp, servers)
     }
 
-    /// Whether Landlock stops the connecting.
-    pub(super) fn stops_connect(&self, place: Place) -> bool {
-        stops(self.connect_tcp.as_deref(), place)
+    /// Whether this is a declared UDP server's, bound to `own`, which may connect to who wrote to it: that the programs know,
+    /// and tell what they refuse.
+    pub(super) fn is_told_by_programs(&self, Place(_, protocol): Place, own: u16) -> bool {
+        self.programs && protocol == Protocol::Udp && self.may_listen(own, Protocol::Udp)
     }
-}
 
-fn stops(ports: Option<&[(u16, u16)]>, Place(address, protocol): Place) -> bool {
-    let port = address.port();
-    protocol == Protocol::Tcp
-        && ports.is_some_and(|ports| !ports.iter().any(|(first, last)| (*first..=*last).contains(&port)))
-}
+    /// With what the kernel stops a binding that is not declared, if it does: Landlock is asked first, and knows TCP ports
+    /// alone.
+    pub(super) fn stops_bind(&self, place: Place) -> Option<Errno> {
+        self.stops(self.bind_tcp.as_deref(), place)
+    }
 
-/// The name servers of a resolv.conf.
-pub(super) fn name_servers(text: &str) -> Vec<IpAddr> {
-    let servers = text.lines().filter_map(|line| line.trim().strip_prefix("nameserver"));
-    servers.filter_map(|server| server.trim().parse().ok()).collect()
+    /// The same for connecting.
+    pub(super) fn stops_connect(&self, place: Place) -> Option<Errno> {
+        self.stops(self.connect_tcp.as_deref(), place)
+    }
+
+    fn stops(&self, ports: Option<&[(u16, u16)]>, Place(address, protocol): Place) -> Option<Errno> {
+        let port = address.port();
+        let listed =
+            |ports: &[(u16, u16)]| ports.iter().any(|(first, last)| (*first..=*last).contains(&port));
+        let landlock = protocol == Protocol::Tcp && ports.is_some_and(|ports| !listed(ports));
+        landlock.then_some(Errno::EACCES).or(self.programs.then_some(Errno::EPERM))
+    }
 }
 
 #[cfg(test)]
@@ -210,9 +228,23 @@ mod tests {
             network.may_connect_unix(Path::new("/run/db.sock"))
                 && !network.may_connect_unix(Path::new("/run/x"))
         );
-        assert!(network.stops_connect(tcp("10.0.0.1:80")), "Landlock knows the port");
-        assert!(!network.stops_connect(tcp("11.0.0.1:443")), "and no address");
-        assert!(!network.stops_connect(Place("1.1.1.1:80".parse().unwrap(), Protocol::Udp)));
+        let udp = Place("1.1.1.1:80".parse().unwrap(), Protocol::Udp);
+        assert_eq!(network.stops_connect(tcp("10.0.0.1:80")), Some(Errno::EACCES), "Landlock knows the port");
+        assert_eq!(network.stops_connect(tcp("11.0.0.1:443")), None, "and no address");
+        assert_eq!(network.stops_connect(udp), None);
+        let programs = Network { programs: true, ..network };
+        assert_eq!(programs.stops_connect(tcp("10.0.0.1:80")), Some(Errno::EACCES), "Landlock comes first");
+        assert_eq!(programs.stops_connect(tcp("11.0.0.1:443")), Some(Errno::EPERM));
+        assert_eq!(programs.stops_connect(udp), Some(Errno::EPERM));
+    }
+
+    #[test]
+    fn a_resolver_that_sorts_addresses_is_not_recorded() {
+        let network = Network { programs: true, ..network(&["10.0.0.0/8:443/tcp"], &[(443, 443)]) };
+        let udp = |address: &str| Place(address.parse().unwrap(), Protocol::Udp);
+        let sorts = |place| network.is_address_sorting(place, Vec::new);
+        assert!(sorts(udp("10.1.2.3:443")) && !network.may_connect(udp("10.1.2.3:443"), Vec::new));
+        assert!(!sorts(udp("10.1.2.3:53")) && !sorts(udp("11.0.0.1:443")) && !sorts(tcp("10.1.2.3:443")));
     }
 
     #[test]
@@ -226,12 +258,5 @@ mod tests {
                 && !network(&[], &[]).may_bind(tcp("127.0.0.1:8091"))
         );
         assert!(!network(&["80/tcp"], &[]).may_listen(0, Protocol::Tcp));
-    }
-
-    #[test]
-    fn name_servers_are_those_of_resolv_conf() {
-        let servers =
-            name_servers("# x\nsearch a b\nnameserver 10.0.0.2\n nameserver\t::1 \nnameserver bad\n");
-        assert_eq!(servers, ["10.0.0.2".parse::<IpAddr>().unwrap(), "::1".parse().unwrap()]);
     }
 }

@@ -1,7 +1,9 @@
 //! The only `unsafe` of the workspace: what no safe crate wraps.
 
+pub(crate) mod bpf;
 pub(crate) mod descriptors;
 pub(crate) mod process;
+pub(crate) mod ring;
 pub(crate) mod seccomp;
 
 /// The kernel's Landlock ABI; 0 where Landlock is absent or off.

@@ -4,18 +4,22 @@ use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::{Read, Seek};
+use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{dup2_stderr, dup2_stdout, execve, pipe};
 use profiles::intent::AbsPath;
-use profiles::plan::{Action, CallRule, LandlockPlan, NetworkPlan, SeccompPlan};
+use profiles::plan::{Action, CallRule, LandlockPlan, NetworkPlan, SeccompPlan, SocketPlan};
 use profiles::policy::Mode;
 use profiles::record::Verdict;
 use profiles::{Observation, Plan, syscalls};
+use sandbox::cgroup::{OwnCgroup, Unified};
 use sandbox::enforce::{Enforced, Prepared};
 use sandbox::facts::{NATIVE, probe};
+use sandbox::network::{Denials, NetworkWall};
 use sandbox::observe::{Event, serve};
 use sandbox::programs::{ResolvedPrograms, resolve};
 use sandbox::{handover, process};
@@ -73,6 +77,7 @@ pub(crate) fn open_plan() -> Plan {
         landlock: None,
         seccomp: Some(filter(&observed)),
         network: None,
+        sockets: None,
         gaps: Vec::new(),
     }
 }
@@ -173,26 +178,78 @@ pub(crate) fn run_with(
     extra: Option<&SeccompPlan>,
     command: &[&str],
 ) -> Outcome {
+    let watched = plan.sockets.as_ref().map(|sockets| Watched::new(sockets, &[]));
+    let (cgroup, denials) = watched.map(|watched| (watched.cgroup, watched.denials)).unzip();
+    run_in(cgroup.as_ref(), denials, plan, volumes, extra, command)
+}
+
+/// As [`run_with`], in a cgroup that has its programs.
+pub(crate) fn run_in(
+    cgroup: Option<&Cgroup>,
+    denials: Option<Denials>,
+    plan: &Plan,
+    volumes: &[PathBuf],
+    extra: Option<&SeccompPlan>,
+    command: &[&str],
+) -> Outcome {
     let programs = resolve(Path::new("/"), plan, "/usr/bin", "/").unwrap();
     let mut output = tempfile::tempfile().unwrap();
     let (giver, taker) = handover::pair().unwrap();
     let keep = [giver.as_fd().as_raw_fd(), output.as_fd().as_raw_fd()];
-    let child = process::spawn(&keep, || match confine(plan, &programs, volumes, extra, &giver, &output) {
-        Ok(()) => exec(command),
-        Err(text) => {
-            giver.fail(&text).unwrap();
-            99
+    let child = process::spawn(&keep, || {
+        cgroup.iter().for_each(|cgroup| cgroup.0.join().unwrap());
+        match confine(plan, &programs, volumes, extra, &giver, &output) {
+            Ok(()) => exec(command),
+            Err(text) => {
+                giver.fail(&text).unwrap();
+                99
+            }
         }
     })
     .unwrap();
     drop(giver);
     let mut events = Vec::new();
-    serve(&taker, plan, &programs, volumes, &mut |event| events.push(event)).unwrap();
+    serve(&taker, plan, &programs, volumes, denials, &mut |event| events.push(event)).unwrap();
     let status = waitpid(child, None).unwrap();
     let mut text = String::new();
     output.rewind().unwrap();
     output.read_to_string(&mut text).unwrap();
     Outcome { status, output: text, events }
+}
+
+/// A cgroup with the network wall's programs, removed in the end.
+pub(crate) struct Watched {
+    pub(crate) cgroup: Cgroup,
+    pub(crate) denials: Denials,
+}
+
+/// A cgroup of a test.
+pub(crate) struct Cgroup(pub(crate) OwnCgroup);
+
+impl Cgroup {
+    pub(crate) fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let hierarchy =
+            Unified::find().expect("this machine has no cgroup v2, and cannot show the network wall");
+        let cgroup = Self(hierarchy.own(&format!("keep-test-{}-{count}", std::process::id())));
+        cgroup.0.make().unwrap();
+        cgroup
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        self.0.remove().unwrap();
+    }
+}
+
+impl Watched {
+    pub(crate) fn new(sockets: &SocketPlan, servers: &[IpAddr]) -> Self {
+        let cgroup = Cgroup::new();
+        let denials = NetworkWall::load(sockets, servers).unwrap().attach(cgroup.0.path()).unwrap();
+        Self { cgroup, denials }
+    }
 }
 
 pub(crate) fn confine(

@@ -8,6 +8,7 @@ mod network;
 mod observer;
 mod programs;
 mod servers;
+mod sockets;
 mod syscalls;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -18,9 +19,16 @@ type Case = (&'static str, fn());
 
 fn main() -> ExitCode {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
-    let all =
-        [programs::CASES, files::CASES, network::CASES, syscalls::CASES, observer::CASES, servers::CASES]
-            .concat();
+    let all = [
+        programs::CASES,
+        files::CASES,
+        network::CASES,
+        sockets::CASES,
+        syscalls::CASES,
+        observer::CASES,
+        servers::CASES,
+    ]
+    .concat();
     let chosen = |name: &str| wanted.is_empty() || wanted.iter().any(|word| name.contains(word.as_str()));
     let cases: Vec<Case> = all.into_iter().filter(|(name, _)| chosen(name)).collect();
     println!("\nrunning {} tests", cases.len());

@@ -1,12 +1,11 @@
 //! Sockets: where they are bound, connected, listened on.
 
-use std::io::Read;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
 use nix::sys::socket::{
     Backlog, SockType, SockaddrLike, SockaddrStorage, getsockname, getsockopt, listen, sockopt,
 };
@@ -15,22 +14,19 @@ use profiles::plan::Wall;
 use profiles::policy::Mode;
 
 use super::{Forbidden, Judge};
+use crate::network::servers_in;
 use crate::observe::caller::{self, Caller};
-use crate::observe::network::{Address, LONGEST_ADDRESS, Place, name_servers};
+use crate::observe::network::{Address, LONGEST_ADDRESS, Place};
 use crate::observe::still_waits;
 use crate::sys::seccomp::{Answer, Notification};
-
-/// More of a resolv.conf is not read; resolvers use the first three servers.
-const LONGEST_RESOLV_CONF: u64 = 1 << 16;
 
 impl Judge<'_> {
     pub(super) fn bind(&self, arguments: &[u64; 6], caller: Caller) -> Option<Forbidden> {
         match address(arguments, caller)? {
             Address::Inet(address) => {
                 let network = self.network.as_ref()?;
-                let place = Place(address, protocol(arguments[0] as RawFd, caller));
-                let errno = network.stops_bind(place).then_some(Errno::EACCES);
-                (!network.may_bind(place)).then(|| network_record(place, errno))
+                let place = Place(address, protocol(&caller.take(arguments[0] as RawFd)));
+                (!network.may_bind(place)).then(|| network_record(place, network.stops_bind(place)))
             }
             Address::Unix(path) => {
                 let cwd = caller.directory(libc::AT_FDCWD)?;
@@ -44,10 +40,16 @@ impl Judge<'_> {
         let network = self.network.as_ref()?;
         match address(arguments, caller)? {
             Address::Inet(address) => {
-                let place = Place(address, protocol(arguments[0] as RawFd, caller));
-                let errno = network.stops_connect(place).then_some(Errno::EACCES);
-                let allowed = network.may_connect(place, || self.name_servers(caller).to_vec());
-                (!allowed).then(|| network_record(place, errno))
+                let socket = caller.take(arguments[0] as RawFd);
+                let place = Place(address, protocol(&socket));
+                let own = socket.ok().and_then(|socket| inet_address(&socket));
+                if own.is_some_and(|own| network.is_told_by_programs(place, own.port())) {
+                    return None;
+                }
+                let servers = || self.name_servers(caller).to_vec();
+                let allowed =
+                    network.may_connect(place, servers) || network.is_address_sorting(place, servers);
+                (!allowed).then(|| network_record(place, network.stops_connect(place)))
             }
             Address::Unix(path) => self.connect_unix(&path, caller),
             Address::Other => None,
@@ -104,14 +106,9 @@ impl Judge<'_> {
     }
 
     fn name_servers(&self, caller: Caller) -> &[IpAddr] {
-        self.name_servers.get_or_init(|| {
-            let mut text = String::new();
-            let read = caller.root().and_then(|root| {
-                let file = root.open_path("/etc/resolv.conf", OFlag::O_RDONLY | OFlag::O_NONBLOCK)?;
-                std::fs::File::from(file).take(LONGEST_RESOLV_CONF).read_to_string(&mut text)
-            });
-            if read.is_ok() { name_servers(&text) } else { Vec::new() }
-        })
+        // One that cannot be read grants nothing.
+        let read = || caller.root().and_then(|root| servers_in(&root)).unwrap_or_default();
+        self.name_servers.get_or_init(read)
     }
 }
 
@@ -128,7 +125,7 @@ fn listen_for(socket: &OwnedFd, backlog: u64) -> Answer {
     }
 }
 
-/// The address of a stream socket of either internet family.
+/// The own address of a socket of either internet family.
 fn inet_address(socket: &OwnedFd) -> Option<SocketAddr> {
     let address: SockaddrStorage = getsockname(socket.as_raw_fd()).ok()?;
     match i32::from(address.family()? as u16) {
@@ -146,7 +143,7 @@ fn address(arguments: &[u64; 6], caller: Caller) -> Option<Address> {
 }
 
 /// Datagrams are UDP's, all else counts as TCP.
-fn protocol(fd: RawFd, caller: Caller) -> Protocol {
-    let kind = caller.take(fd).ok().and_then(|socket| getsockopt(&socket.as_fd(), sockopt::SockType).ok());
+fn protocol(socket: &io::Result<OwnedFd>) -> Protocol {
+    let kind = socket.as_ref().ok().and_then(|socket| getsockopt(socket, sockopt::SockType).ok());
     if kind == Some(SockType::Datagram) { Protocol::Udp } else { Protocol::Tcp }
 }

@@ -1,0 +1,180 @@
+//! The cgroup v2 hierarchy, wherever it is mounted, and cgroups of Keep's own on it.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Component, Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::signal::Signal;
+use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
+use nix::unistd::{AccessFlags, Pid, access};
+
+use crate::sys::process;
+
+/// How long a cgroup's last processes may take to vanish.
+const VANISH: Duration = Duration::from_secs(5);
+
+/// The mounted cgroup v2 hierarchy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unified {
+    mount: PathBuf,
+    /// The cgroup that is mounted there, as /proc names cgroups.
+    root: PathBuf,
+}
+
+impl Unified {
+    /// Finds it in this process's mount table. An unreadable table counts as none.
+    #[must_use]
+    pub fn find() -> Option<Self> {
+        let table = fs::read_to_string("/proc/self/mountinfo").ok()?;
+        // The table lists mounts too that others cover: only what is seen at the place counts.
+        let is_seen = |found: &Self| {
+            statfs(&found.mount).is_ok_and(|seen| seen.filesystem_type() == CGROUP2_SUPER_MAGIC)
+        };
+        Self::in_table(&table).find(is_seen)
+    }
+
+    /// Those of a mount table, the last one first, which covers others at its place.
+    fn in_table(table: &str) -> impl Iterator<Item = Self> {
+        table.lines().rev().filter_map(|line| {
+            let (mount, kind) = line.split_once(" - ")?;
+            let mut words = mount.split(' ').skip(3);
+            let (root, point) = (words.next()?, words.next()?);
+            let found = Self { mount: unescaped(point), root: unescaped(root) };
+            (kind.split(' ').next() == Some("cgroup2")).then_some(found)
+        })
+    }
+
+    /// Whether cgroups can be made beneath it.
+    #[must_use]
+    pub fn is_writable(&self) -> bool {
+        access(&self.mount, AccessFlags::W_OK).is_ok()
+    }
+
+    /// Folder of the cgroup that process `pid` is in.
+    ///
+    /// # Errors
+    /// When there is no such process, or its cgroup lies outside of what is mounted.
+    pub fn cgroup_of(&self, pid: Pid) -> io::Result<PathBuf> {
+        let text = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+        let path = text.lines().find_map(|line| line.strip_prefix("0::")).map(Path::new);
+        let beneath = path.and_then(|path| path.strip_prefix(&self.root).ok());
+        let outside =
+            || io::Error::new(io::ErrorKind::NotFound, "its cgroup lies outside of the mounted hierarchy");
+        let beneath =
+            beneath.filter(|path| path.components().all(|part| matches!(part, Component::Normal(_))));
+        Ok(self.mount.join(beneath.ok_or_else(outside)?))
+    }
+
+    /// The cgroup `name` directly beneath the hierarchy's root, whether it is there or not.
+    #[must_use]
+    pub fn own(&self, name: &str) -> OwnCgroup {
+        OwnCgroup(self.mount.join(name))
+    }
+}
+
+/// A cgroup that is Keep's alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnCgroup(PathBuf);
+
+impl OwnCgroup {
+    /// Its folder.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Makes it. One of this name that is empty was left by a container that is gone, and is made anew, free of its programs.
+    ///
+    /// # Errors
+    /// When it cannot be made, or has processes.
+    pub fn make(&self) -> io::Result<()> {
+        match fs::create_dir(&self.0) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                fs::remove_dir(&self.0)?;
+                fs::create_dir(&self.0)
+            }
+            made => made,
+        }
+    }
+
+    /// Moves the calling process into it, and with it all that it forks from now on.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn join(&self) -> io::Result<()> {
+        // Not created: where there is no such file, there is no cgroup.
+        fs::OpenOptions::new().write(true).open(self.0.join("cgroup.procs"))?.write_all(b"0")
+    }
+
+    /// Ends what runs in it, and removes it. Nothing there is no error.
+    ///
+    /// # Errors
+    /// When its processes do not end, or it cannot be removed.
+    pub fn remove(&self) -> io::Result<()> {
+        let deadline = Instant::now() + VANISH;
+        loop {
+            match fs::remove_dir(&self.0) {
+                Ok(()) => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+                Err(error) if error.raw_os_error() != Some(libc::EBUSY) || Instant::now() > deadline => {
+                    return Err(error);
+                }
+                Err(_) => self.kill()?,
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    fn kill(&self) -> io::Result<()> {
+        let text = match fs::read_to_string(self.0.join("cgroup.procs")) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            read => read?,
+        };
+        // 0 stands for a process that this process namespace does not see, and is no process to signal.
+        for pid in text.lines().filter_map(|line| line.parse::<i32>().ok()).filter(|pid| *pid > 0) {
+            match process::kill(Pid::from_raw(pid), Signal::SIGKILL as i32) {
+                Ok(()) | Err(Errno::ESRCH) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A path as the mount table writes it, with `\040` for a space and the like.
+fn unescaped(text: &str) -> PathBuf {
+    use std::os::unix::ffi::OsStringExt;
+    let (mut bytes, mut rest) = (Vec::new(), text.as_bytes());
+    while let Some((first, after)) = rest.split_first() {
+        let octal =
+            after.get(..3).filter(|_| *first == b'\\').and_then(|digits| std::str::from_utf8(digits).ok());
+        match octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = &after[3..];
+            }
+            None => {
+                bytes.push(*first);
+                rest = after;
+            }
+        }
+    }
+    std::ffi::OsString::from_vec(bytes).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hierarchy_is_found_by_its_type_wherever_it_is_mounted() {
+        let table = "31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n\
+                     40 31 0:37 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,name=systemd\n\
+                     41 31 0:38 /a\\040b /mnt/c\\040d rw shared:5 - cgroup2 cgroup2 rw\n";
+        let found: Vec<_> = Unified::in_table(table).collect();
+        assert_eq!(found, [Unified { mount: "/mnt/c d".into(), root: "/a b".into() }]);
+        assert_eq!(Unified::in_table(&table.replace("cgroup2", "cgroup")).count(), 0);
+    }
+}
