@@ -14,6 +14,11 @@ mount -t sysfs sysfs /sys
 mount --rbind "$N/state/cg" /sys/fs/cgroup
 [ ! -d /sys/kernel/security ] || mount --rbind "$N/state/sec" /sys/kernel/security
 umount -R "$N/state/cg" "$N/state/sec" 2>/dev/null || true
+# of the v2 tree only a part of the node's own, which the node's end removes
+if [ "$3" = hybrid ] && mountpoint -q /sys/fs/cgroup/unified; then
+    mkdir -p "/sys/fs/cgroup/unified/$(basename "$N")"
+    mount --bind "/sys/fs/cgroup/unified/$(basename "$N")" /sys/fs/cgroup/unified
+fi
 [ "$3" = hybrid ] || ! mountpoint -q /sys/fs/cgroup/unified || umount /sys/fs/cgroup/unified
 mount --make-rshared /                 # shared in here only; after the umounts, or they would propagate
 mount -t tmpfs -o mode=755 tmpfs /run

@@ -89,7 +89,10 @@ impl Node {
         let names_it = |point: &str| point.trim_start_matches(&folder).split('/').any(|part| part == id);
         let of_it = |line: &&str| line.split(' ').nth(4).is_some_and(names_it);
         left.extend(mounts.lines().filter(of_it).map(|line| format!("mount {line}")));
-        let named = |path: &Path| path.file_name().is_some_and(|name| name.to_string_lossy() == id);
+        // On the v2 hierarchy beside v1 a container's cgroup is named after its namespace too.
+        let colon = format!(":{id}");
+        let is_its = |name: &str| name == id || name.ends_with(&colon);
+        let named = |path: &Path| path.file_name().is_some_and(|name| is_its(&name.to_string_lossy()));
         for hierarchy in hierarchies() {
             let mut folders = Vec::new();
             find_folders(&hierarchy.join(self.cgroup()), 4, &mut |path| named(path), &mut folders);

@@ -22,7 +22,7 @@ const USAGE: &str = "usage: keep-probe COMMAND
   replace PATH [ARG]...  become a program
   memory-exec            run a copy of this program from memory
   read PATH | write PATH | create PATH | remove PATH | chmod PATH | rename FROM:TO
-  connect ADDR:PORT | bind PORT | udp ADDR:PORT
+  connect ADDR:PORT | bind PORT | udp ADDR:PORT | bind-udp PORT
   syscall NAME           msgget io_uring_setup ptrace bpf keyctl mount unshare packet raw wx ...
   many NAME:ARG...       several of the above, one line each
   sleep SECONDS          ends at SIGTERM with 143
@@ -31,6 +31,7 @@ const USAGE: &str = "usage: keep-probe COMMAND
   bench SECONDS PATH     nanoseconds for open for writing + close
   time N CMD [ARG]...    wall nanoseconds of each of N runs
   keep-trying SECONDS NAME:ARG   tries every 50 ms until the result changes, shows first and last
+  show PATH              the file's text
   exit N | echo TEXT | warn TEXT | cat | tty | env NAME | pwd | id | ok";
 
 fn main() -> ExitCode {
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
         }
         ["cat"] => finish(io::copy(&mut io::stdin(), &mut io::stdout()).map(drop), false),
         ["tty"] => show(Ok(format!("{} {}", raw::is_terminal(0), raw::is_terminal(1)))),
+        ["show", path] => show(std::fs::read_to_string(path)),
         ["env", name] => show(std::env::var(name).map_err(io::Error::other)),
         ["pwd"] => show(std::env::current_dir().map(|path| path.display().to_string())),
         ["id"] => show(identity()),
@@ -115,7 +117,14 @@ fn attempt(name: &str, argument: &str) -> Option<io::Result<()>> {
             .parse()
             .map_err(io::Error::other)
             .and_then(|port: u16| TcpListener::bind(("0.0.0.0", port)).map(drop)),
-        "udp" => UdpSocket::bind("0.0.0.0:0").and_then(|socket| socket.send_to(b"x", argument).map(drop)),
+        "bind-udp" => argument
+            .parse()
+            .map_err(io::Error::other)
+            .and_then(|port: u16| UdpSocket::bind(("::", port)).map(drop)),
+        "udp" => {
+            let any = if argument.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" };
+            UdpSocket::bind(any).and_then(|socket| socket.send_to(b"x", argument).map(drop))
+        }
         "syscall" => raw::call(argument)?.map(drop),
         _ => return None,
     })
