@@ -2,21 +2,61 @@
 
 use std::fmt::Write as _;
 
-use serde_json::{Value, json};
+use serde::Serialize;
 
 use crate::intent::{AbsPath, Need};
 use crate::labels::Notice;
-use crate::policy::{InteractiveExec, Mode};
+use crate::policy::{Command, InteractiveExec, Mode, Policy, Report};
 use crate::profile::{Computed, Origin, Profile};
-use crate::record::readable;
-use crate::syscalls;
+use crate::record::{listed as few, readable};
+use crate::syscalls::{self, Surface};
 
 /// Width of the first column, in characters.
 const LABEL: usize = 14;
 
-/// Several lines: what it may run, where it may connect, what it may write, what it cannot do, calls, digest.
+/// What can be counted about a profile, beside containerd's default for a container that declares nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Figures {
+    /// System calls that are allowed, with whatever arguments.
+    pub calls: usize,
+    /// The same of containerd's default seccomp profile with its default capabilities.
+    pub container_default_calls: usize,
+    /// The kernel's attack surface in percent of containerd's default: calls, of which those whose arguments are
+    /// checked count half.
+    pub surface_percent: usize,
+    /// Capabilities that are left.
+    pub capabilities: usize,
+    /// Capabilities that containerd gives by default.
+    pub container_default_capabilities: usize,
+}
+
+impl Figures {
+    /// Counts.
+    #[must_use]
+    pub fn of(profile: &Profile) -> Self {
+        let default_caps = syscalls::default_capabilities();
+        let default = Surface::baseline(&default_caps);
+        let own = match profile.origin {
+            Origin::Declared | Origin::Default => profile.surface(),
+            Origin::Baseline => default,
+            Origin::Unconfined => Surface::everything(),
+        };
+        let nothing_taken = matches!(profile.origin, Origin::Baseline | Origin::Unconfined);
+        Self {
+            calls: profile.calls.len(),
+            container_default_calls: syscalls::baseline(&default_caps).len(),
+            surface_percent: (100 * own.halves() + default.halves() / 2) / default.halves().max(1),
+            capabilities: if nothing_taken { default_caps.len() } else { profile.caps.len() },
+            container_default_capabilities: default_caps.len(),
+        }
+    }
+}
+
+/// Several lines: what it may run, where it may connect, what it may write, what it cannot do, what the policy took and
+/// by which rule, calls, digest.
 #[must_use]
-pub fn explain(computed: &Computed) -> String {
+pub fn explain(computed: &Computed, policy: &Policy) -> String {
     let profile = &computed.profile;
     let mut text = String::new();
     let mut line = |label: &str, what: &str| {
@@ -25,57 +65,60 @@ pub fn explain(computed: &Computed) -> String {
             text.clear();
         }
     };
-    line("class", &class(profile));
-    match profile.origin {
-        Origin::Declared => declared(profile, &mut line),
-        Origin::Baseline => {
-            line("declares", "nothing: capabilities and mounts are those of the pod, no further walls");
-            line("calls", &format!("{}, containerd's default", profile.calls.len()));
-        }
-        Origin::Unconfined => line("declares", "nothing: runs exactly as the pod says, without any wall"),
-    }
-    for notice in &computed.notices {
-        line("note", &noticed(notice));
-    }
-    line("digest", &profile.digest());
-    text
-}
-
-/// The same for programs: the profile under `profile`, its digest, and the numbers that [`explain`] states.
-#[must_use]
-pub fn explain_json(computed: &Computed) -> Value {
-    json!({
-        "profile": computed.profile,
-        "digest": computed.profile.digest(),
-        "calls": { "allowed": computed.profile.calls.len(), "containerDefault": default_calls() },
-        "notices": computed.notices.iter().map(noticed).collect::<Vec<_>>(),
-    })
-}
-
-/// How many calls containerd's default allows, with the capabilities that it gives.
-fn default_calls() -> usize {
-    syscalls::baseline(&syscalls::default_capabilities()).len()
-}
-
-fn class(profile: &Profile) -> String {
     let mode = match profile.mode {
         Mode::Enforce => "enforced",
         Mode::Audit => "audited: nothing is stopped, what would be is recorded",
     };
-    format!("{} ({mode})", profile.policy)
+    line("class", &format!("{} ({mode})", policy.class));
+    if !policy.policies.is_empty() {
+        line("policies", &policy.policies.join(", "));
+    }
+    let figures = Figures::of(profile);
+    match profile.origin {
+        Origin::Declared => declared(profile, &mut line),
+        Origin::Default => {
+            line("declares", "nothing: it gets the policy's default");
+            declared(profile, &mut line);
+        }
+        Origin::Baseline => {
+            line("declares", "nothing: capabilities and mounts are those of the pod, no further walls");
+        }
+        Origin::Unconfined => line("declares", "nothing: runs exactly as the pod says, without any wall"),
+    }
+    for notice in &computed.notices {
+        line(if matches!(notice, Notice::Clamped { .. }) { "taken away" } else { "note" }, &noticed(notice));
+    }
+    line("calls", &format!("{} (container default: {})", figures.calls, figures.container_default_calls));
+    line("surface", &surface(&figures));
+    line("digest", &profile.digest());
+    text
+}
+
+fn surface(figures: &Figures) -> String {
+    format!(
+        "{} % of the container default's system calls, {} of its {} capabilities",
+        figures.surface_percent, figures.capabilities, figures.container_default_capabilities
+    )
 }
 
 fn declared(profile: &Profile, line: &mut impl FnMut(&str, &str)) {
     let entrypoint =
         profile.entrypoint.as_deref().map_or("its entrypoint".to_owned(), |name| readable(name, 200));
     let is_entrypoint = |path: &AbsPath| profile.entrypoint.as_deref() == Some(path.as_str());
-    let others = listed(profile.exec.iter().filter(|path| !is_entrypoint(path)), "");
+    let programs = profile.exec.iter().chain(&profile.exec_beneath);
+    let others = listed(programs.filter(|path| !is_entrypoint(path)), "");
+    let command = match profile.command {
+        Command::Declared => "",
+        Command::Allow => ", and what the pod's command names",
+    };
     line(
         "runs",
-        &if others.is_empty() {
+        &if others.is_empty() && command.is_empty() {
             format!("{entrypoint}, nothing else")
+        } else if others.is_empty() {
+            format!("{entrypoint}{command}")
         } else {
-            format!("{entrypoint}, {others}")
+            format!("{entrypoint}, {others}{command}")
         },
     );
     line("listens on", &listed(profile.listen.iter(), "no port"));
@@ -93,13 +136,15 @@ fn declared(profile: &Profile, line: &mut impl FnMut(&str, &str)) {
         InteractiveExec::Confined => "behind the same walls",
     };
     line("exec", &format!("sessions with a terminal are {exec}"));
+    if profile.report == Report::Calls {
+        line("reports", "all but refused changes of files");
+    }
     line("cannot", &cannot(profile));
-    line("calls", &format!("{} (container default: {})", profile.calls.len(), default_calls()));
 }
 
 fn cannot(profile: &Profile) -> String {
     let mut things = Vec::new();
-    if profile.exec.is_empty() {
+    if profile.exec.is_empty() && profile.exec_beneath.is_empty() {
         things.push("start another program".to_owned());
     } else {
         things.push("start any other program".to_owned());
@@ -127,7 +172,8 @@ fn listed<T: ToString>(items: impl Iterator<Item = T>, none: &str) -> String {
 }
 
 /// A notice in one sentence.
-fn noticed(notice: &Notice) -> String {
+#[must_use]
+pub fn noticed(notice: &Notice) -> String {
     let plain = |text: &str| readable(text, 200);
     match notice {
         Notice::UnknownKey { key, suggestion: Some(known) } => {
@@ -139,12 +185,28 @@ fn noticed(notice: &Notice) -> String {
         Notice::WithoutIntent { key } => {
             format!("label {} counts for nothing without dev.keep.intent=\"v1\"", plain(key))
         }
-        Notice::Clamped { key, value, by } => {
+        Notice::Clamped { key, value, left, by } if left.is_empty() => {
+            format!("{} of label {}, by {}", plain(value), plain(key), plain(by))
+        }
+        Notice::Clamped { key, value, left, by } => {
             format!(
-                "{} of label {} was not granted: {} does not leave it to an image",
+                "{} of label {} but for {}, by {}",
                 plain(value),
                 plain(key),
+                plain(&few(left)),
                 plain(by)
+            )
+        }
+        Notice::Invalid { error } => {
+            format!(
+                "the labels are not understood, so that the policy's default takes their place: {}",
+                readable(error, 400)
+            )
+        }
+        Notice::BrokenPolicies { problem } => {
+            format!(
+                "the policies are broken, so that the last that were understood are in force: {}",
+                readable(problem, 400)
             )
         }
         Notice::Undeclared => {
@@ -159,18 +221,20 @@ mod tests {
 
     use super::*;
     use crate::labels;
-    use crate::policy::Policy;
     use crate::profile::compute;
 
-    fn computed(class: &str, pairs: &[(&str, &str)]) -> Computed {
+    fn computed(class: &str, pairs: &[(&str, &str)]) -> (Computed, String) {
         let labels: BTreeMap<_, _> =
             pairs.iter().map(|(key, value)| (format!("dev.keep.{key}"), (*value).to_owned())).collect();
-        compute(&labels::parse(&labels).unwrap(), Some("nginx"), &Policy::builtin(class).unwrap()).unwrap()
+        let policy = Policy::builtin(class).unwrap();
+        let computed = compute(labels::parse(&labels), Some("nginx"), &policy).unwrap();
+        let text = explain(&computed, &policy);
+        (computed, text)
     }
 
     #[test]
     fn a_declared_image_is_told_with_what_it_may_and_may_not() {
-        let computed = computed(
+        let (computed, text) = computed(
             "keep",
             &[
                 ("intent", "v1"),
@@ -180,7 +244,6 @@ mod tests {
                 ("lisen", ""),
             ],
         );
-        let text = explain(&computed);
         for part in [
             "class         keep (enforced)\n",
             "runs          nginx, nothing else\n",
@@ -190,7 +253,7 @@ mod tests {
             "capabilities  none\n",
             "needs         jit (memory that is writable and executable",
             "start another program",
-            "note          mount of label dev.keep.needs was not granted: class keep",
+            "taken away    mount of label dev.keep.needs, by class keep\n",
             "note          label dev.keep.lisen is unknown and ignored; did you mean dev.keep.listen?",
         ] {
             assert!(text.contains(part), "{part}\n{text}");
@@ -201,17 +264,19 @@ mod tests {
 
     #[test]
     fn an_image_that_declares_nothing_is_told_so() {
-        assert!(explain(&computed("keep", &[])).contains("containerd's default"));
-        assert!(explain(&computed("keep-permissive", &[])).contains("without any wall"));
+        assert!(computed("keep", &[]).1.contains("no further walls"));
+        assert!(computed("keep-permissive", &[]).1.contains("without any wall"));
     }
 
     #[test]
-    fn json_holds_the_profile_and_its_digest() {
-        let computed = computed("keep", &[("intent", "v1")]);
-        let json = explain_json(&computed);
-        assert_eq!(json["digest"], computed.profile.digest());
-        let profile: Profile = serde_json::from_value(json["profile"].clone()).unwrap();
-        assert_eq!(profile, computed.profile);
-        assert!(json["calls"]["allowed"].as_u64() < json["calls"]["containerDefault"].as_u64());
+    fn figures_are_measured_against_the_container_default() {
+        let bare = Figures::of(&computed("keep", &[("intent", "v1")]).0.profile);
+        let jit = Figures::of(
+            &computed("keep", &[("intent", "v1"), ("needs", "jit"), ("listen", "1/tcp")]).0.profile,
+        );
+        let undeclared = Figures::of(&computed("keep", &[]).0.profile);
+        assert!(bare.surface_percent < jit.surface_percent && jit.surface_percent < 100, "{bare:?} {jit:?}");
+        assert_eq!((undeclared.surface_percent, undeclared.calls), (100, undeclared.container_default_calls));
+        assert!(Figures::of(&computed("keep-permissive", &[]).0.profile).surface_percent > 100);
     }
 }

@@ -9,8 +9,8 @@ mod names;
 mod net;
 
 pub use names::{Capability, Need, UnknownName};
+pub(crate) use net::canonical_listen;
 pub use net::{Cidr, Endpoint, EntryError, PortRange, Protocol};
-pub(crate) use net::{canonical_connect, canonical_listen};
 
 /// An absolute, normalised path inside the container: no `.`, `..`, doubled or trailing slashes.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -107,6 +107,16 @@ impl AbsPath {
         }
     }
 
+    /// The path itself, then each folder above it, up to `/`.
+    pub(crate) fn ancestors(&self) -> impl Iterator<Item = Self> + '_ {
+        let mut next = Some(self.clone());
+        std::iter::from_fn(move || {
+            let path = next.take()?;
+            next = (path.0 != "/").then(|| path.parent());
+            Some(path)
+        })
+    }
+
     /// Whether this path is `other` or lies beneath it.
     #[must_use]
     pub fn is_beneath(&self, other: &Self) -> bool {
@@ -144,29 +154,48 @@ impl From<AbsPath> for String {
     }
 }
 
-/// Everything that an image's labels declare. Empty sets grant nothing.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// Everything that an image's labels declare, or a policy grants or denies. Empty sets hold nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default, deny_unknown_fields)]
 pub struct Intent {
     /// `dev.keep.exec`: programs, or folders of programs.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub exec: BTreeSet<AbsPath>,
     /// `dev.keep.listen`.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub listen: BTreeSet<PortRange>,
     /// `dev.keep.connect`.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub connect: BTreeSet<Endpoint>,
     /// `dev.keep.write`: folders, or existing files.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub write: BTreeSet<AbsPath>,
     /// `dev.keep.read`: reads beyond the default set.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub read: BTreeSet<AbsPath>,
     /// `dev.keep.caps`, without `CAP_`, as in capabilities(7).
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub caps: BTreeSet<Capability>,
     /// `dev.keep.needs`.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub needs: BTreeSet<Need>,
 }
 
-/// Drops every path that lies beneath another one of the set.
-pub(crate) fn topmost(paths: &BTreeSet<AbsPath>) -> BTreeSet<AbsPath> {
-    let covered = |path: &AbsPath| paths.iter().any(|other| other != path && path.is_beneath(other));
-    paths.iter().filter(|path| !covered(path)).cloned().collect()
+impl Intent {
+    /// The longest list, and how many entries it has.
+    pub(crate) fn longest(&self) -> Option<(&'static str, usize)> {
+        let lists = [
+            ("exec", self.exec.len()),
+            ("listen", self.listen.len()),
+            ("connect", self.connect.len()),
+            ("write", self.write.len()),
+            ("read", self.read.len()),
+            ("caps", self.caps.len()),
+            ("needs", self.needs.len()),
+        ];
+        lists.into_iter().max_by_key(|(_, many)| *many)
+    }
 }
 
 #[cfg(test)]
@@ -201,13 +230,6 @@ mod tests {
         for (word, at) in [("/é/%2e%2e", 3), ("/%", 1), ("/%20%2", 4), ("/%é", 1)] {
             assert_eq!(AbsPath::from_label(word).unwrap_err().at, at, "{word}");
         }
-    }
-
-    #[test]
-    fn entries_beneath_another_are_dropped_from_a_set() {
-        let set = ["/run", "/run/nginx", "/runner", "/var/a/b"].map(path).into();
-        assert_eq!(topmost(&set), ["/run", "/runner", "/var/a/b"].map(path).into());
-        assert_eq!(topmost(&["/", "/a"].map(path).into()), ["/"].map(path).into());
     }
 
     #[test]

@@ -18,6 +18,8 @@ pub const VERSION: &str = "v1";
 pub const MAX_LABEL: usize = 4096;
 /// Longest sum of all `dev.keep.` labels, keys and values together, in bytes.
 pub const MAX_ALL: usize = 32 * 1024;
+/// Most entries of one list, its fragments together.
+pub const MAX_ENTRIES: usize = 512;
 /// Keys of schema v1 that hold a list, without [`PREFIX`].
 pub const LISTS: [&str; 7] = ["exec", "listen", "connect", "write", "read", "caps", "needs"];
 
@@ -49,10 +51,22 @@ pub enum Notice {
     Clamped {
         /// The label's key.
         key: String,
-        /// What was taken away.
+        /// The entry that was taken away or cut.
         value: String,
+        /// What is left of it; nothing, mostly.
+        left: Vec<String>,
         /// The rule that took it, for example `class keep`.
         by: String,
+    },
+    /// A label is not understood, and the policy's default took the place of all.
+    Invalid {
+        /// The [`LabelError`] in words.
+        error: String,
+    },
+    /// The node's policies are not understood, and the last that were stay in force.
+    BrokenPolicies {
+        /// The [`crate::policy::PolicyError`] in words.
+        problem: String,
     },
     /// The image declares nothing and the class lets it run all the same.
     Undeclared,
@@ -246,6 +260,12 @@ fn read_words<T: Ord>(
     let mut wrong = Vec::new();
     for (column, word) in words(value) {
         match read(word) {
+            Ok(entry) if set.len() == MAX_ENTRIES && !set.contains(&entry) => {
+                let problem =
+                    format!("a list has at most {MAX_ENTRIES} entries; use a folder, a range or a network");
+                wrong.push((column, EntryError::new(0, problem)));
+                break;
+            }
             Ok(entry) => {
                 set.insert(entry);
             }

@@ -14,6 +14,7 @@ pub mod plan;
 pub mod policy;
 pub mod profile;
 pub mod record;
+mod sets;
 pub mod syscalls;
 
 pub use intent::Intent;

@@ -7,17 +7,19 @@ use serde::{Deserialize, Serialize};
 
 use crate::intent::{AbsPath, Capability, Endpoint, EntryError, PortRange, Protocol, canonical_listen};
 use crate::policy::Mode;
-use crate::profile::{Entries, Origin, Profile};
+use crate::profile::{Bounds, Entries, Origin, Profile};
 use crate::syscalls::{Grants, Sockets};
 
 mod filter;
 mod gaps;
 mod oci;
+mod oci_export;
 mod sockets;
 
 pub(crate) use filter::decide;
 pub use filter::{Action, CallRule, Compare, Condition, SeccompPlan, baseline_seccomp};
 pub use oci::{OciSeccompError, seccomp_from_oci};
+pub use oci_export::seccomp_to_oci;
 pub use sockets::{Ports, Reach, SocketPlan};
 
 /// Newest Landlock ABI that plans are made for; a newer kernel serves older rulesets.
@@ -68,10 +70,16 @@ pub struct Plan {
     pub mode: Mode,
     /// Programs that may be executed, as declared (folders stand for all beneath); `None`: any program.
     pub programs: Option<BTreeSet<AbsPath>>,
+    /// Those of them whose interpreters, if they are scripts, do not follow: a declared folder was narrowed to them.
+    pub without_interpreter: BTreeSet<AbsPath>,
+    /// Where programs must lie, symlinks followed.
+    pub program_bounds: Bounds,
     /// The image's own entrypoint as its config names it (may need `PATH` look-up); always allowed.
     pub entrypoint: Option<String>,
     /// Write paths as declared, each to become a mount of its own; `None`: no file wall.
     pub write: Option<BTreeSet<AbsPath>>,
+    /// Where write paths must lie, symlinks followed.
+    pub write_bounds: Bounds,
     /// Files hidden from the container (password files that were not declared under `dev.keep.read`).
     pub hidden: BTreeSet<AbsPath>,
     /// Whether `no_new_privs` is set; `false`: as the runtime spec says.
@@ -112,6 +120,7 @@ pub struct NetworkPlan {
 
 /// A wall, as policies' `require` and records name it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Wall {
     /// What may be executed.
@@ -154,12 +163,10 @@ pub struct Gap {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
     /// The policy requires a wall that this host cannot give in full.
-    #[error("policy {policy:?} requires the {wall} wall, and {gap}")]
+    #[error("the policy requires the {wall} wall, and {gap}")]
     Required {
-        /// Policy or class.
-        policy: String,
-        /// Wall in words.
-        wall: String,
+        /// The wall.
+        wall: Wall,
         /// The gap's sentence.
         gap: String,
     },
@@ -193,8 +200,11 @@ impl Plan {
             profile: profile.digest(),
             mode: profile.mode,
             programs: None,
+            without_interpreter: BTreeSet::new(),
+            program_bounds: Bounds::default(),
             entrypoint: profile.entrypoint.clone(),
             write: None,
+            write_bounds: Bounds::default(),
             hidden: BTreeSet::new(),
             no_new_privileges: false,
             capabilities: None,
@@ -223,20 +233,22 @@ pub fn plan(profile: &Profile, host: &HostFacts) -> Result<Plan, PlanError> {
             plan.seccomp = Some(baseline_seccomp(&crate::syscalls::default_capabilities(), host.arch));
             return Ok(plan);
         }
-        Origin::Declared => {}
+        Origin::Declared | Origin::Default => {}
     }
     let entries = profile.entries()?;
-    plan.programs = Some(profile.exec.clone());
+    plan.programs = Some(profile.exec.union(&profile.exec_beneath).cloned().collect());
+    plan.without_interpreter.clone_from(&profile.exec_beneath);
+    plan.program_bounds.clone_from(&profile.exec_bounds);
     plan.write = Some(profile.write.clone());
+    plan.write_bounds.clone_from(&profile.write_bounds);
     plan.network = Some(NetworkPlan { listen: profile.listen.clone(), connect: profile.connect.clone() });
-    plan.seccomp = Some(filter::declared(&grants(profile, &entries, host), profile.mode, host));
+    plan.seccomp = Some(filter::declared(&grants(profile, &entries, host), profile, host));
     plan.gaps = gaps::of(profile.mode, &entries, &profile.needs, host);
     if profile.mode == Mode::Audit {
         return Ok(plan);
     }
     if let Some(gap) = plan.gaps.iter().find(|gap| profile.require.contains(&gap.wall)) {
-        let (policy, wall) = (profile.policy.clone(), gap.wall.to_string());
-        return Err(PlanError::Required { policy, wall, gap: gap.sentence.clone() });
+        return Err(PlanError::Required { wall: gap.wall, gap: gap.sentence.clone() });
     }
     plan.hidden = hidden(&profile.read);
     plan.no_new_privileges = true;

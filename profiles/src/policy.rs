@@ -1,14 +1,29 @@
-//! What the platform team decides. The three built-in classes work with no policy file.
+//! What the platform team decides: classes, and the policies that narrow them.
+//!
+//! A [`RuntimePolicy`] is one document; [`Policies`] are all of a node, checked against each other; a [`Policy`] is
+//! what they come to for one container. The three built-in classes work with no document at all.
 
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use crate::intent::{Capability, Need};
+use crate::intent::{AbsPath, Capability, Endpoint, Intent, Need, PortRange};
 use crate::plan::Wall;
+
+mod builtin;
+mod document;
+mod pattern;
+mod select;
+mod set;
+
+pub use document::{Exception, Expiry, Metadata, RuntimePolicy, Selector, Spec};
+pub use pattern::{Pattern, PatternError};
+pub use select::{SelectError, Subject};
+pub use set::{MAX_FILE, MAX_POLICIES, Policies, PolicyError};
 
 /// Enforce, or record only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
     /// Walls stand.
@@ -19,18 +34,53 @@ pub enum Mode {
 
 /// What happens to an image that declares nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Undeclared {
     /// containerd's default seccomp list, capabilities and mounts of the pod spec, no further walls.
     Baseline,
+    /// It gets what the policy's `default` grants.
+    Default,
     /// The container does not start.
     Refuse,
     /// Exactly as the pod spec says, as under runc.
     Unconfined,
 }
 
+/// What happens to an image with a label that is not understood.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub enum OnInvalid {
+    /// The container does not start.
+    Reject,
+    /// It gets what the policy's `default` grants, and a record.
+    UseDefault,
+}
+
+/// What happens to an image that declares more than the ceilings leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub enum OnExceed {
+    /// What is above is taken away and recorded.
+    Clamp,
+    /// The container does not start.
+    Reject,
+}
+
+/// May a pod spec's `command` start what the image did not declare?
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum Command {
+    /// No.
+    Declared,
+    /// Yes, within the ceilings.
+    Allow,
+}
+
 /// Which exec sessions are let in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum InteractiveExec {
     /// An exec with a terminal is refused.
@@ -39,148 +89,192 @@ pub enum InteractiveExec {
     Confined,
 }
 
-/// A policy in force: a built-in class, later clamped by the platform team's own.
+/// Where the container runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum Isolation {
+    /// On the host's kernel.
+    Host,
+    /// In a microVM of its pod.
+    Microvm,
+}
+
+/// What follows a denial beside its record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum Response {
+    /// An Event on the pod.
+    Event,
+    /// An Event, and the pod is evicted.
+    Evict,
+}
+
+/// How much is observed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum Report {
+    /// Everything that is refused is recorded.
+    Full,
+    /// Refused changes of files are not recorded (the walls stand all the same): programs that write much are faster.
+    Calls,
+}
+
+/// The most that may be granted. A list that is absent leaves everything of its kind, an empty one nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Ceiling {
+    /// Programs; a folder leaves every program beneath.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exec: Option<BTreeSet<AbsPath>>,
+    /// Ports that are bound, as `8000-8010/tcp`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listen: Option<BTreeSet<PortRange>>,
+    /// Where to connect, as `10.0.0.0/8:443/tcp`, `dns`, `unix:/run/x`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connect: Option<BTreeSet<Endpoint>>,
+    /// What is written beneath.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub write: Option<BTreeSet<AbsPath>>,
+    /// What is read beyond the default set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub read: Option<BTreeSet<AbsPath>>,
+    /// Capabilities, without `CAP_`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub caps: Option<BTreeSet<Capability>>,
+    /// Needs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub needs: Option<BTreeSet<Need>>,
+}
+
+/// A ceiling or a hard deny, with who set it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rule<T> {
+    /// Who set it, as a sentence names it: `class keep`, `policy shop`.
+    pub by: String,
+    /// What it says.
+    pub is: T,
+}
+
+/// What classes and policies come to for one container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policy {
-    /// Class or policy name.
-    pub name: String,
+    /// The class that the pod selected.
+    pub class: String,
+    /// Names of the documents that apply, the least specific first.
+    pub policies: Vec<String>,
     /// Enforce or audit.
     pub mode: Mode,
     /// Images that declare nothing.
     pub undeclared: Undeclared,
-    /// Highest set of capabilities; `None`: no ceiling of the class (the pod spec still is one).
-    pub caps_ceiling: Option<BTreeSet<Capability>>,
-    /// Highest set of needs; `None`: no ceiling.
-    pub needs_ceiling: Option<BTreeSet<Need>>,
-    /// Walls that must have no gap on the host, or else a container that declared something does not start. The
-    /// shipped classes leave the network wall out: UDP and addresses wait for cgroup-BPF programs, so that it has
-    /// gaps on every host; they are reported.
+    /// What images get that declare nothing, where `undeclared` is [`Undeclared::Default`].
+    pub default: Option<Intent>,
+    /// Images whose labels are not understood.
+    pub on_invalid: OnInvalid,
+    /// Images that declare more than the ceilings leave.
+    pub on_exceed: OnExceed,
+    /// Walls that must have no gap on the host, or else a container that declared something does not start.
     pub require: BTreeSet<Wall>,
+    /// Programs that a pod spec's `command` names.
+    pub command: Command,
     /// Exec sessions with a terminal.
     pub interactive_exec: InteractiveExec,
+    /// Where the container runs.
+    pub isolation: Isolation,
+    /// What follows a denial.
+    pub response: Response,
+    /// How much is observed.
+    pub report: Report,
     /// Whether a privileged container may run.
     pub privileged: bool,
+    /// Every one of them holds.
+    pub ceilings: Vec<Rule<Ceiling>>,
+    /// What is never granted, whatever an exception says.
+    pub denied: Vec<Rule<Intent>>,
 }
-
-/// What the classes `keep` and `keep-strict` leave of declared needs. Not: `mount` (opens the file wall from
-/// within), `userns` (opens the kernel behind namespace-only root, most container escapes of late), `keyring` (no
-/// namespace separates key rings), `perf` and `bpf` (look into the kernel and other containers), `userfaultfd` (holds
-/// kernel threads at will).
-const NEEDS_CEILING: [&str; 11] = [
-    "newer-calls",
-    "rare-calls",
-    "xattr",
-    "jit",
-    "ipc",
-    "aio",
-    "numa",
-    "memfd-exec",
-    "raw-sockets",
-    "ptrace",
-    "io-uring",
-];
-
-/// What they leave of declared capabilities beside containerd's default: locking memory, real-time scheduling and
-/// placement, terminals' hang-up, waking the machine, leases on files, raising limits, looking into one's own
-/// processes. Each is confined to the container or bounded by its cgroup. Not: what administers the machine or its
-/// network (SYS_ADMIN, NET_ADMIN, SYS_MODULE, SYS_RAWIO, SYS_BOOT, SYS_TIME, BPF, PERFMON, SYSLOG, MAC_*, AUDIT_CONTROL),
-/// and what reads every file (DAC_READ_SEARCH).
-const CAPS_CEILING: [&str; 6] =
-    ["IPC_LOCK", "LEASE", "SYS_NICE", "SYS_PTRACE", "SYS_RESOURCE", "SYS_TTY_CONFIG"];
 
 impl Policy {
-    /// The built-in class `name`: `keep`, `keep-strict` or `keep-permissive`.
-    ///
-    /// # Errors
-    /// When there is no such class; the error lists those that there are.
-    pub fn builtin(name: &str) -> Result<Self, UnknownClass> {
-        let keep = Self {
-            name: name.to_owned(),
-            mode: Mode::Enforce,
-            undeclared: Undeclared::Baseline,
-            caps_ceiling: Some(caps_ceiling()),
-            needs_ceiling: Some(NEEDS_CEILING.iter().filter_map(|name| Need::new(name).ok()).collect()),
-            require: [Wall::Exec, Wall::File, Wall::Syscall, Wall::Capability].into(),
-            interactive_exec: InteractiveExec::Confined,
-            privileged: false,
+    /// Who, if anybody, does not leave `capability` to an image.
+    #[must_use]
+    pub fn withholds_capability(&self, capability: &Capability) -> Option<&str> {
+        self.withholds(
+            |ceiling| ceiling.caps.as_ref().is_none_or(|caps| caps.contains(capability)),
+            |denied| denied.caps.contains(capability),
+        )
+    }
+
+    /// Who, if anybody, does not leave `need` to an image.
+    #[must_use]
+    pub fn withholds_need(&self, need: &Need) -> Option<&str> {
+        self.withholds(
+            |ceiling| ceiling.needs.as_ref().is_none_or(|needs| needs.contains(need)),
+            |denied| denied.needs.contains(need),
+        )
+    }
+
+    /// Who, if anybody, does not leave the program or folder of programs `path` to an image.
+    #[must_use]
+    pub fn withholds_program(&self, path: &AbsPath) -> Option<&str> {
+        self.withholds_path(path, |ceiling| ceiling.exec.as_ref(), |denied| &denied.exec)
+    }
+
+    /// Who, if anybody, does not leave writing at or beneath `path` to an image.
+    #[must_use]
+    pub fn withholds_write(&self, path: &AbsPath) -> Option<&str> {
+        self.withholds_path(path, |ceiling| ceiling.write.as_ref(), |denied| &denied.write)
+    }
+
+    /// Who, if anybody, does not leave binding all of `ports` to an image.
+    #[must_use]
+    pub fn withholds_listen(&self, ports: &PortRange) -> Option<&str> {
+        let meets = |other: &PortRange| {
+            other.protocol == ports.protocol && other.first <= ports.last && ports.first <= other.last
         };
-        match name {
-            "keep" => Ok(keep),
-            "keep-strict" => {
-                Ok(Self { undeclared: Undeclared::Refuse, interactive_exec: InteractiveExec::Deny, ..keep })
-            }
-            "keep-permissive" => Ok(Self {
-                mode: Mode::Audit,
-                undeclared: Undeclared::Unconfined,
-                caps_ceiling: None,
-                needs_ceiling: None,
-                require: BTreeSet::new(),
-                privileged: true,
-                ..keep
-            }),
-            _ => Err(UnknownClass(name.to_owned())),
-        }
+        self.withholds(
+            |ceiling| {
+                let covered =
+                    |set| crate::intent::canonical_listen(set).iter().any(|left| left.covers(ports));
+                ceiling.listen.as_ref().is_none_or(covered)
+            },
+            |denied| denied.listen.iter().any(meets),
+        )
     }
 
-    /// Whether the ceiling leaves `capability`.
+    /// Who, if anybody, does not leave connecting to all of `endpoint` to an image.
     #[must_use]
-    pub fn leaves_capability(&self, capability: &Capability) -> bool {
-        self.caps_ceiling.as_ref().is_none_or(|ceiling| ceiling.contains(capability))
+    pub fn withholds_connect(&self, endpoint: &Endpoint) -> Option<&str> {
+        use crate::sets::Reach;
+        let wanted = Reach::new([endpoint]);
+        self.withholds(
+            |ceiling| {
+                ceiling.connect.as_ref().is_none_or(|set| wanted.intersection(&Reach::new(set)) == wanted)
+            },
+            |denied| wanted.difference(&Reach::new(&denied.connect)) != wanted,
+        )
     }
 
-    /// Whether the ceiling leaves `need`.
-    #[must_use]
-    pub fn leaves_need(&self, need: &Need) -> bool {
-        self.needs_ceiling.as_ref().is_none_or(|ceiling| ceiling.contains(need))
+    fn withholds(&self, leaves: impl Fn(&Ceiling) -> bool, denies: impl Fn(&Intent) -> bool) -> Option<&str> {
+        let ceiling = self.ceilings.iter().find(|rule| !leaves(&rule.is)).map(|rule| rule.by.as_str());
+        ceiling.or_else(|| self.denied.iter().find(|rule| denies(&rule.is)).map(|rule| rule.by.as_str()))
+    }
+
+    fn withholds_path<'a>(
+        &'a self,
+        path: &AbsPath,
+        left: impl Fn(&'a Ceiling) -> Option<&'a BTreeSet<AbsPath>>,
+        denied: impl Fn(&'a Intent) -> &'a BTreeSet<AbsPath>,
+    ) -> Option<&'a str> {
+        let beneath = |set: &BTreeSet<AbsPath>| set.iter().any(|entry| path.is_beneath(entry));
+        let above = self.ceilings.iter().find(|rule| !left(&rule.is).is_none_or(beneath));
+        above.map(|rule| rule.by.as_str()).or_else(|| {
+            let meets = |entry: &AbsPath| crate::sets::overlapping(path, entry);
+            self.denied.iter().find(|rule| denied(&rule.is).iter().any(meets)).map(|rule| rule.by.as_str())
+        })
     }
 }
-
-fn caps_ceiling() -> BTreeSet<Capability> {
-    let more = CAPS_CEILING.iter().filter_map(|name| Capability::new(name).ok());
-    crate::syscalls::default_capabilities().into_iter().chain(more).collect()
-}
-
-/// There is no class of this name.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("unknown class {0:?}; built-in classes are keep, keep-strict and keep-permissive")]
-pub struct UnknownClass(pub String);
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_name_in_the_ceilings_is_known() {
-        let keep = Policy::builtin("keep").unwrap();
-        assert_eq!(keep.needs_ceiling.unwrap().len(), NEEDS_CEILING.len());
-        assert_eq!(keep.caps_ceiling.unwrap().len(), CAPS_CEILING.len() + 14);
-    }
-
-    #[test]
-    fn the_classes_are_those_of_the_design() {
-        let [keep, strict, permissive] =
-            ["keep", "keep-strict", "keep-permissive"].map(|name| Policy::builtin(name).unwrap());
-        assert_eq!((keep.mode, strict.mode, permissive.mode), (Mode::Enforce, Mode::Enforce, Mode::Audit));
-        assert_eq!((keep.undeclared, strict.undeclared), (Undeclared::Baseline, Undeclared::Refuse));
-        assert_eq!(permissive.undeclared, Undeclared::Unconfined);
-        assert_eq!((keep.privileged, strict.privileged, permissive.privileged), (false, false, true));
-        assert_eq!(strict.interactive_exec, InteractiveExec::Deny);
-        assert!(permissive.require.is_empty() && !keep.require.contains(&Wall::Network));
-        assert_eq!(Policy::builtin("none").unwrap_err().to_string().matches("keep-strict").count(), 1);
-    }
-
-    #[test]
-    fn the_ceiling_leaves_harmless_needs_and_takes_dangerous_ones() {
-        let keep = Policy::builtin("keep").unwrap();
-        let permissive = Policy::builtin("keep-permissive").unwrap();
-        for (name, left) in
-            [("jit", true), ("mount", false), ("userns", false), ("bpf", false), ("keyring", false)]
-        {
-            let need = Need::new(name).unwrap();
-            assert_eq!((keep.leaves_need(&need), permissive.leaves_need(&need)), (left, true), "{name}");
-        }
-        for (name, left) in [("NET_BIND_SERVICE", true), ("SYS_NICE", true), ("SYS_ADMIN", false)] {
-            assert_eq!(keep.leaves_capability(&Capability::new(name).unwrap()), left, "{name}");
-        }
-    }
-}
+mod tests;

@@ -5,14 +5,15 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::intent::{
-    AbsPath, Capability, Endpoint, EntryError, Intent, Need, PortRange, Protocol, canonical_connect,
-    canonical_listen, topmost,
-};
-use crate::labels::{Declaration, Notice};
+use crate::intent::{AbsPath, Capability, Endpoint, EntryError, Intent, Need, PortRange, Protocol};
+use crate::labels::{Declaration, LabelError, Notice};
 use crate::plan::{PlanError, Wall};
-use crate::policy::{InteractiveExec, Mode, Policy, Undeclared};
+use crate::policy::{Command, InteractiveExec, Mode, OnExceed, OnInvalid, Policy, Report, Undeclared};
 use crate::syscalls::{self, Grants, Sockets};
+
+mod clamp;
+
+use clamp::Granted;
 
 /// `schema` of every profile.
 pub const SCHEMA: &str = "keep.dev/profile/v1";
@@ -23,19 +24,45 @@ pub const SCHEMA: &str = "keep.dev/profile/v1";
 pub enum Origin {
     /// The image's labels.
     Declared,
+    /// What the policy grants to images that declare nothing.
+    Default,
     /// The image declares nothing: containerd's default system calls, no further walls.
     Baseline,
     /// The image declares nothing and the class confines nothing.
     Unconfined,
 }
 
+/// Where paths must lie that are known once the image is there: what symlinks, `PATH` and interpreters come to.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Bounds {
+    /// Within one of these; `None`: anywhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub within: Option<BTreeSet<AbsPath>>,
+    /// Nowhere near one of these.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub denied: BTreeSet<AbsPath>,
+}
+
+impl Bounds {
+    /// Whether `path`, and all beneath it, lies within the bounds.
+    #[must_use]
+    pub fn leave(&self, path: &AbsPath) -> bool {
+        let within = self.within.as_ref().is_none_or(|set| set.iter().any(|entry| path.is_beneath(entry)));
+        within && !self.denied.iter().any(|entry| crate::sets::overlapping(path, entry))
+    }
+
+    fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// What a container is granted. Serialises canonically: equal profiles give equal bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Profile {
     /// Version of this form, `keep.dev/profile/v1`.
     pub schema: String,
-    /// Policy or class that made it.
-    pub policy: String,
     /// Enforce or audit.
     pub mode: Mode,
     /// Where the grants come from.
@@ -44,12 +71,22 @@ pub struct Profile {
     pub entrypoint: Option<String>,
     /// Programs and folders of programs.
     pub exec: BTreeSet<AbsPath>,
+    /// What a ceiling left of declared folders of programs. The interpreters of scripts among them do not follow, as
+    /// they did not for the folder.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub exec_beneath: BTreeSet<AbsPath>,
+    /// Where programs must lie, the entrypoint and interpreters too.
+    #[serde(default, skip_serializing_if = "Bounds::is_none")]
+    pub exec_bounds: Bounds,
     /// Canonical entries of `listen`.
     pub listen: Vec<String>,
     /// Canonical entries of `connect`.
     pub connect: Vec<String>,
     /// Paths written beneath.
     pub write: BTreeSet<AbsPath>,
+    /// Where they must lie once symlinks are followed.
+    #[serde(default, skip_serializing_if = "Bounds::is_none")]
+    pub write_bounds: Bounds,
     /// Reads beyond the default.
     pub read: BTreeSet<AbsPath>,
     /// Capabilities. Empty, and without meaning, where nothing is declared: the pod's stand.
@@ -62,8 +99,12 @@ pub struct Profile {
     pub calls: BTreeSet<String>,
     /// Walls without which the container does not start.
     pub require: BTreeSet<Wall>,
+    /// Programs that a pod spec's `command` names.
+    pub command: Command,
     /// Exec sessions with a terminal.
     pub interactive_exec: InteractiveExec,
+    /// How much is observed.
+    pub report: Report,
 }
 
 /// A profile's lists of ports and endpoints, typed again.
@@ -118,6 +159,12 @@ impl Profile {
         Ok(Entries { listen: typed(&self.listen)?, connect: typed(&self.connect)? })
     }
 
+    /// How much of the kernel its calls reach.
+    pub(crate) fn surface(&self) -> syscalls::Surface {
+        let none = Entries { listen: Vec::new(), connect: Vec::new() };
+        syscalls::Surface::of(&self.grants(&self.entries().unwrap_or(none)))
+    }
+
     /// What decides which calls the container gets.
     pub(crate) fn grants(&self, entries: &Entries) -> Grants {
         Grants { needs: self.needs.clone(), caps: self.caps.clone(), sockets: entries.sockets() }
@@ -133,6 +180,8 @@ fn typed<T: std::str::FromStr<Err = EntryError>>(entries: &[String]) -> Result<V
 /// A profile and what there is to report about how it came about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Computed {
+    /// What the image declares, or the policy grants in its place, before anything was taken away.
+    pub intent: Intent,
     /// The profile.
     pub profile: Profile,
     /// Clamped and unknown labels, undeclared image: each becomes one record of wall `policy`.
@@ -142,7 +191,7 @@ pub struct Computed {
 /// Why there is no profile, so that the container does not start.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProfileError {
-    /// The class refuses images that declare nothing.
+    /// The policy refuses images that declare nothing.
     #[error(
         "class {class:?} runs only images that declare what they need, and this image has no dev.keep.intent label; \
          add LABEL dev.keep.intent=\"v1\" and what it needs to its Dockerfile, for example dev.keep.listen=\"8080/tcp\" dev.keep.write=\"/var/cache/app\""
@@ -151,106 +200,148 @@ pub enum ProfileError {
         /// The class.
         class: String,
     },
+    /// A label is not understood.
+    #[error(transparent)]
+    Invalid(#[from] LabelError),
+    /// The image declares more than is left to it, and the policy does not clamp.
+    #[error(
+        "{by} does not leave {value:?} of label {key} to an image, and onExceed is Reject; remove it from the label"
+    )]
+    Exceeds {
+        /// The label's key.
+        key: String,
+        /// The first entry that is above.
+        value: String,
+        /// Who set the ceiling.
+        by: String,
+    },
+    /// The image's entrypoint is a program that is not left to it.
+    #[error("{by} does not leave the image's entrypoint {entrypoint:?} to it")]
+    Entrypoint {
+        /// As the image's config names it.
+        entrypoint: String,
+        /// Who set the ceiling.
+        by: String,
+    },
 }
 
-/// Computes what an image is granted: its declaration, clamped by the policy.
-/// `entrypoint` is the first word of the image config's Entrypoint, else of its Cmd.
+/// Computes what an image is granted: its declaration, clamped by the policy. `declaration` is what
+/// [`crate::labels::parse`] said; `entrypoint` is the first word of the image config's Entrypoint, else of its Cmd.
 ///
 /// # Errors
 /// When the policy refuses the declaration.
 pub fn compute(
-    declaration: &Declaration,
+    declaration: Result<Declaration, LabelError>,
     entrypoint: Option<&str>,
     policy: &Policy,
 ) -> Result<Computed, ProfileError> {
-    match declaration {
-        Declaration::V1(intent, notices) => {
-            let (profile, clamped) = declared(intent, entrypoint, policy);
-            Ok(Computed { profile, notices: notices.iter().cloned().chain(clamped).collect() })
+    let (undeclared, notices) = match declaration {
+        Ok(Declaration::V1(intent, notices)) => {
+            return granted(&intent, Origin::Declared, notices, entrypoint, policy);
         }
-        Declaration::Nothing(notices) => {
-            let (origin, calls) = match policy.undeclared {
-                Undeclared::Refuse => return Err(ProfileError::Undeclared { class: policy.name.clone() }),
-                Undeclared::Baseline => {
-                    (Origin::Baseline, syscalls::baseline(&syscalls::default_capabilities()))
-                }
-                Undeclared::Unconfined => {
-                    (Origin::Unconfined, syscalls::names().map(str::to_owned).collect())
-                }
-            };
-            // Nothing was promised, so that no wall is required.
-            let profile = Profile { origin, calls, require: BTreeSet::new(), ..empty(entrypoint, policy) };
-            Ok(Computed { profile, notices: notices.iter().cloned().chain([Notice::Undeclared]).collect() })
+        Ok(Declaration::Nothing(notices)) => {
+            (policy.undeclared, notices.into_iter().chain([Notice::Undeclared]).collect())
         }
-    }
+        Err(error) if policy.on_invalid == OnInvalid::Reject => return Err(error.into()),
+        Err(error) => (Undeclared::Default, vec![Notice::Invalid { error: error.to_string() }]),
+    };
+    let (origin, calls) = match (undeclared, &policy.default) {
+        (Undeclared::Default, Some(default)) => {
+            return granted(default, Origin::Default, notices, entrypoint, policy);
+        }
+        (Undeclared::Refuse | Undeclared::Default, _) => {
+            return Err(ProfileError::Undeclared { class: policy.class.clone() });
+        }
+        (Undeclared::Baseline, _) => {
+            (Origin::Baseline, syscalls::baseline(&syscalls::default_capabilities()))
+        }
+        (Undeclared::Unconfined, _) => (Origin::Unconfined, syscalls::names().map(str::to_owned).collect()),
+    };
+    // Nothing was promised, so that no wall is required.
+    let profile = Profile { origin, calls, require: BTreeSet::new(), ..empty(entrypoint, policy) };
+    Ok(Computed { intent: Intent::default(), profile, notices })
 }
 
 /// The fixed profile of a pod's own infrastructure container (the pause image of a CRI pod sandbox): its
-/// entrypoint and nothing else.
+/// entrypoint and nothing else. No image declares it, so that no ceiling is asked.
 #[must_use]
-pub fn pod_sandbox(entrypoint: Option<&str>, policy: &Policy) -> Profile {
-    declared(&Intent::default(), entrypoint, policy).0
+pub fn pod_sandbox(entrypoint: Option<&str>, policy: &Policy) -> Computed {
+    let intent = Intent::default();
+    let profile = profile(Granted::of(&intent), Origin::Declared, entrypoint, policy);
+    Computed { intent, profile, notices: Vec::new() }
 }
 
 /// A profile that grants nothing.
 fn empty(entrypoint: Option<&str>, policy: &Policy) -> Profile {
     Profile {
         schema: SCHEMA.to_owned(),
-        policy: policy.name.clone(),
         mode: policy.mode,
         origin: Origin::Declared,
         entrypoint: entrypoint.map(str::to_owned),
         exec: BTreeSet::new(),
+        exec_beneath: BTreeSet::new(),
+        exec_bounds: Bounds::default(),
         listen: Vec::new(),
         connect: Vec::new(),
         write: BTreeSet::new(),
+        write_bounds: Bounds::default(),
         read: BTreeSet::new(),
         caps: BTreeSet::new(),
         needs: BTreeSet::new(),
         calls: BTreeSet::new(),
         require: policy.require.clone(),
+        command: policy.command,
         interactive_exec: policy.interactive_exec,
+        report: policy.report,
     }
 }
 
-fn declared(intent: &Intent, entrypoint: Option<&str>, policy: &Policy) -> (Profile, Vec<Notice>) {
-    let mut clamped = Vec::new();
-    let mut clamp = |key: &str, value: &str| {
-        let by = format!("class {}", policy.name);
-        clamped.push(Notice::Clamped { key: key.to_owned(), value: value.to_owned(), by });
-    };
-    let mut caps = intent.caps.clone();
-    caps.retain(|cap| {
-        let left = policy.leaves_capability(cap);
-        if !left {
-            clamp("dev.keep.caps", cap.as_str());
-        }
-        left
-    });
-    let mut needs = intent.needs.clone();
-    needs.retain(|need| {
-        let left = policy.leaves_need(need);
-        if !left {
-            clamp("dev.keep.needs", need.as_str());
-        }
-        left
-    });
-    let entries =
-        Entries { listen: canonical_listen(&intent.listen), connect: canonical_connect(&intent.connect) };
-    let grants = Grants { needs: needs.clone(), caps: caps.clone(), sockets: entries.sockets() };
+fn granted(
+    intent: &Intent,
+    origin: Origin,
+    mut notices: Vec<Notice>,
+    entrypoint: Option<&str>,
+    policy: &Policy,
+) -> Result<Computed, ProfileError> {
+    let (granted, clamped) = Granted::of(intent).clamped(policy);
+    if let (OnExceed::Reject, Some(Notice::Clamped { key, value, by, .. })) =
+        (policy.on_exceed, clamped.first())
+    {
+        return Err(ProfileError::Exceeds { key: key.clone(), value: value.clone(), by: by.clone() });
+    }
+    notices.extend(clamped);
+    // One that is no absolute path is looked up in the image, and held against the same bounds then.
+    if let Some(path) =
+        entrypoint.filter(|name| name.starts_with('/')).and_then(|name| AbsPath::new(name).ok())
+        && let Some(by) = policy.withholds_program(&path)
+    {
+        return Err(ProfileError::Entrypoint { entrypoint: path.to_string(), by: by.to_owned() });
+    }
     let profile = Profile {
-        // Not reduced to the topmost: naming a script grants its interpreter, naming its folder does not.
-        exec: intent.exec.clone(),
+        exec_bounds: clamp::bounds(policy, |ceiling| ceiling.exec.as_ref(), |denied| &denied.exec),
+        write_bounds: clamp::bounds(policy, |ceiling| ceiling.write.as_ref(), |denied| &denied.write),
+        ..profile(granted, origin, entrypoint, policy)
+    };
+    Ok(Computed { intent: intent.clone(), profile, notices })
+}
+
+fn profile(granted: Granted, origin: Origin, entrypoint: Option<&str>, policy: &Policy) -> Profile {
+    let entries = Entries { listen: granted.listen(), connect: granted.connect.endpoints() };
+    let grants =
+        Grants { needs: granted.needs.clone(), caps: granted.caps.clone(), sockets: entries.sockets() };
+    Profile {
+        origin,
         listen: entries.listen.iter().map(ToString::to_string).collect(),
         connect: entries.connect.iter().map(ToString::to_string).collect(),
-        write: topmost(&intent.write),
-        read: topmost(&intent.read),
         calls: syscalls::allowed(&grants),
-        caps,
-        needs,
+        exec: granted.exec,
+        exec_beneath: granted.exec_beneath,
+        write: granted.write,
+        read: granted.read,
+        caps: granted.caps,
+        needs: granted.needs,
         ..empty(entrypoint, policy)
-    };
-    (profile, clamped)
+    }
 }
 
 #[cfg(test)]

@@ -8,8 +8,9 @@ mod allow;
 mod notice;
 mod sentence;
 
-pub use allow::allow;
+pub use allow::{Granted, allow};
 pub use notice::from_notice;
+pub(crate) use notice::listed;
 pub use sentence::readable;
 
 /// `schema` of every record.
@@ -30,7 +31,8 @@ pub enum Verdict {
 pub struct Observation {
     /// The wall.
     pub wall: Wall,
-    /// The system call's name, or for wall `policy`: `labels`, `undeclared`, `clamped`, `exec-session`, `start`, `gap`.
+    /// The system call's name, or for wall `policy`: `labels`, `undeclared`, `clamped`, `policies`,
+    /// `exec-session`, `start`, `gap`.
     pub operation: String,
     /// exec, file: absolute path in the container. network: `10.0.0.1:443/tcp`, `[::1]:53/udp`, `unix:/path`.
     /// syscall: the call with its arguments, `ptrace(16, 1, 0, 0)`.

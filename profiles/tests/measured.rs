@@ -38,9 +38,7 @@ fn profile(caps: &str, needs: &str) -> Profile {
     ]
     .map(|(key, value)| (key.to_owned(), value.to_owned()))
     .into();
-    compute(&labels::parse(&labels).unwrap(), Some("/app"), &Policy::builtin("keep").unwrap())
-        .unwrap()
-        .profile
+    compute(labels::parse(&labels), Some("/app"), &Policy::builtin("keep").unwrap()).unwrap().profile
 }
 
 fn programs() -> Vec<Program> {

@@ -6,9 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use profiles::intent::{AbsPath, Capability, Endpoint, Need, PortRange};
 use profiles::labels::{self, Declaration};
 use profiles::plan::{Action, Arch, HostFacts, Wall, plan, seccomp_from_oci};
-use profiles::policy::Policy;
+use profiles::policy::{Ceiling, Policy, Rule};
 use profiles::profile::{Computed, Profile, compute};
-use profiles::record::{Container, Image, Observation, Process, Record, SCHEMA, Verdict, allow, from_notice};
+use profiles::record::{
+    Allow, Container, Granted, Image, Observation, Process, Record, SCHEMA, Verdict, allow, from_notice,
+};
 use profiles::{explain, syscalls};
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
@@ -45,7 +47,14 @@ fn labels_of(words: &[(&str, Vec<&str>)]) -> BTreeMap<String, String> {
 }
 
 fn computed(labels: &BTreeMap<String, String>, policy: &Policy) -> Computed {
-    compute(&labels::parse(labels).unwrap(), Some("app"), policy).unwrap()
+    compute(labels::parse(labels), Some("app"), policy).unwrap()
+}
+
+/// What `labels` are granted under `policy`, and the label that would allow what was seen.
+fn asked(labels: &BTreeMap<String, String>, policy: &Policy, seen: &Observation) -> (Profile, Option<Allow>) {
+    let Computed { intent, profile, .. } = computed(labels, policy);
+    let suggested = allow(Granted { intent: &intent, profile: &profile, policy }, seen).ok();
+    (profile, suggested)
 }
 
 fn profile(words: &[(&str, Vec<&str>)], policy: &Policy) -> Profile {
@@ -80,7 +89,7 @@ proptest! {
         let (one, two) = (computed(&plain, &policy), computed(&other, &policy));
         prop_assert_eq!(one.profile.canonical(), two.profile.canonical());
         prop_assert_eq!(one.profile.digest(), two.profile.digest());
-        prop_assert_eq!(explain::explain(&one), explain::explain(&two));
+        prop_assert_eq!(explain::explain(&one, &policy), explain::explain(&two, &policy));
     }
 
     #[test]
@@ -92,13 +101,14 @@ proptest! {
 
     #[test]
     fn a_lower_ceiling_never_widens(words in words(), caps in subsequence(WORDS[5].1, 0..5), needs in subsequence(WORDS[6].1, 0..7)) {
-        let wide = Policy { require: BTreeSet::new(), ..Policy::builtin("keep").unwrap() };
-        let open = Policy { caps_ceiling: None, needs_ceiling: None, ..wide };
-        let narrow = Policy {
-            caps_ceiling: Some(caps.iter().map(|name| Capability::new(name).unwrap()).collect()),
-            needs_ceiling: Some(needs.iter().map(|name| Need::new(name).unwrap()).collect()),
-            ..open.clone()
+        let keep = Policy { require: BTreeSet::new(), ..Policy::builtin("keep").unwrap() };
+        let open = Policy { ceilings: Vec::new(), ..keep };
+        let ceiling = Ceiling {
+            caps: Some(caps.iter().map(|name| Capability::new(name).unwrap()).collect()),
+            needs: Some(needs.iter().map(|name| Need::new(name).unwrap()).collect()),
+            ..Ceiling::default()
         };
+        let narrow = Policy { ceilings: vec![Rule { by: "test".to_owned(), is: ceiling }], ..open.clone() };
         let (narrow, open) = (profile(&words, &narrow), profile(&words, &open));
         prop_assert!(narrow.calls.is_subset(&open.calls) && narrow.caps.is_subset(&open.caps));
         prop_assert!(narrow.needs.is_subset(&open.needs));
@@ -132,8 +142,8 @@ proptest! {
         prop_assert_eq!(&parsed, &labels::parse(&values));
         match parsed {
             Ok(declaration) => {
-                if let Ok(computed) = compute(&declaration, Some("app"), &policy) {
-                    prop_assert!(!explain::explain(&computed).chars().any(|c| c.is_control() && c != '\n'));
+                if let Ok(computed) = compute(Ok(declaration.clone()), Some("app"), &policy) {
+                    prop_assert!(!explain::explain(&computed, &policy).chars().any(|c| c.is_control() && c != '\n'));
                     for notice in &computed.notices {
                         prop_assert_eq!(from_notice(notice).0.wall, Wall::Policy);
                     }
@@ -179,13 +189,13 @@ proptest! {
     ) {
         let policy = Policy::builtin("keep-permissive").unwrap();
         let enforce = Policy { mode: profiles::policy::Mode::Enforce, ..policy };
-        let before = profile(&words, &enforce);
         let texts: Vec<String> = args.iter().map(u64::to_string).collect();
         let seen = observation(Wall::Syscall, call, &format!("{call}({})", texts.join(", ")));
         let Some(number) = syscalls::number(call, Arch::X86_64) else { return Ok(()) };
         let args: [u64; 6] = args.try_into().unwrap();
         let answer = |profile: &Profile| plan(profile, &HOST).unwrap().seccomp.unwrap().action(number, &args);
-        if let Ok(allow) = allow(&before, &seen) {
+        let (before, suggested) = asked(&labels_of(&words), &enforce, &seen);
+        if let Some(allow) = suggested {
             prop_assert!(!matches!(answer(&before), Action::Allow | Action::Observe));
             let mut labels = labels_of(&words);
             labels.insert(allow.label, allow.value);
@@ -203,8 +213,8 @@ proptest! {
         object in "(/[a-z %\"$\\PC]{0,8}){0,4}|[0-9.]{1,9}:[0-9]{1,5}/tcp|unix:/[a-z ]{1,5}",
     ) {
         let policy = Policy::builtin("keep").unwrap();
-        let before = profile(&words, &policy);
-        if let Ok(allow) = allow(&before, &observation(wall, operation, &object)) {
+        let (before, suggested) = asked(&labels_of(&words), &policy, &observation(wall, operation, &object));
+        if let Some(allow) = suggested {
             let mut labels = labels_of(&words);
             labels.insert(allow.label, allow.value);
             let after = computed(&labels, &policy).profile;
@@ -223,8 +233,8 @@ proptest! {
         wall in select(&[Wall::Exec, Wall::File, Wall::Network, Wall::Syscall, Wall::Capability, Wall::Policy]),
     ) {
         let seen = observation(wall, &operation, &object);
-        let suggested = allow(&profile(&[], &Policy::builtin("keep").unwrap()), &seen);
-        let record = Record { because, allow: suggested.ok(), ..record(seen, &program) };
+        let (_, allow) = asked(&labels_of(&[]), &Policy::builtin("keep").unwrap(), &seen);
+        let record = Record { because, allow, ..record(seen, &program) };
         prop_assert!(!record.sentence().chars().any(char::is_control));
         prop_assert!(record.sentence().chars().count() < 6000);
     }

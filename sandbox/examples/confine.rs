@@ -14,7 +14,7 @@ use nix::unistd::execv;
 use profiles::plan::{HostFacts, plan};
 use profiles::policy::Policy;
 use profiles::profile::compute;
-use profiles::record::allow;
+use profiles::record::{Granted, allow};
 use profiles::{Plan, labels};
 use sandbox::enforce::{Enforced, Prepared};
 use sandbox::facts::probe;
@@ -34,21 +34,23 @@ fn main() {
     };
     let mut given: BTreeMap<_, _> = given.iter().map(label).collect();
     given.insert("dev.keep.intent".to_owned(), "v1".to_owned());
-    let declaration = labels::parse(&given).unwrap();
+    let declaration = labels::parse(&given);
     let entrypoint = command.first().expect(USAGE);
-    let computed = compute(&declaration, Some(entrypoint), &Policy::builtin("keep").unwrap()).unwrap();
+    let policy = Policy::builtin("keep").unwrap();
+    let computed = compute(declaration, Some(entrypoint), &policy).unwrap();
     // The program runs in the caller's cgroup, which is not this example's to put programs on.
     let host = HostFacts { cgroup_bpf: false, ..probe() };
     let plan = plan(&computed.profile, &host).unwrap();
     println!("confine: {} calls", plan.seccomp_calls_allowed());
     let programs =
-        resolve(Path::new("/"), &plan, "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "/").unwrap();
+        resolve(Path::new("/"), &plan, None, "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "/").unwrap();
 
     let (giver, taker) = handover::pair().unwrap();
     let child =
         process::spawn(&[0, 1, 2, giver.as_fd().as_raw_fd()], || start(&plan, &programs, &giver, command));
     let child = child.unwrap();
     drop(giver);
+    let granted = Granted { intent: &computed.intent, profile: &computed.profile, policy: &policy };
     let mut on = |event| match event {
         Event::Observed(seen) => {
             println!(
@@ -56,7 +58,7 @@ fn main() {
                 seen.program,
                 seen.object,
                 seen.errno,
-                allow(&computed.profile, &seen)
+                allow(granted, &seen)
             );
         }
         Event::Failed(why) => println!("confine: not started: {why}"),

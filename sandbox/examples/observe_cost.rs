@@ -3,7 +3,7 @@
 //! `cargo run -p sandbox --example observe_cost --release`
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CString;
 use std::fs::{File, OpenOptions};
 use std::io::Read;
@@ -15,6 +15,7 @@ use nix::unistd::{dup2_stdout, execv, pipe};
 use profiles::intent::AbsPath;
 use profiles::plan::{Action, CallRule, Compare, Condition, SeccompPlan};
 use profiles::policy::Mode;
+use profiles::profile::Bounds;
 use profiles::{Plan, syscalls};
 use sandbox::enforce::{Enforced, Prepared};
 use sandbox::facts::NATIVE;
@@ -42,8 +43,11 @@ fn plan(observed: bool) -> Plan {
         profile: String::new(),
         mode: Mode::Enforce,
         programs: None,
+        without_interpreter: BTreeSet::new(),
+        program_bounds: Bounds::default(),
         entrypoint: None,
         write: Some([AbsPath::new("/var/cache/nginx").unwrap(), AbsPath::new("/dev/null").unwrap()].into()),
+        write_bounds: Bounds::default(),
         hidden: Default::default(),
         no_new_privileges: true,
         capabilities: None,

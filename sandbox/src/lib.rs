@@ -19,6 +19,7 @@ pub mod handover;
 pub mod network;
 pub mod observe;
 mod paths;
+pub mod policy_folder;
 pub mod process;
 pub mod programs;
 pub mod spec;

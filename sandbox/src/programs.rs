@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use profiles::Plan;
 use profiles::intent::AbsPath;
+use profiles::profile::Bounds;
 use serde::{Deserialize, Serialize};
 
 use crate::paths::{Found, Root, is_absent, join};
@@ -79,25 +80,41 @@ pub enum ProgramsError {
 }
 
 /// Resolves the programs of `plan` in the image mounted at `rootfs`; `path_env` and `cwd` are the container's, for an
-/// entrypoint that is a bare name or a relative path. A plan without a program wall gives an empty result.
+/// entrypoint that is a bare name or a relative path. `command` is a program that is granted as the entrypoint is. What
+/// lies outside the plan's bounds is left out; loaders may lie anywhere. A plan without a program wall gives an empty
+/// result.
 ///
 /// # Errors
 /// When the root, or a program that is there, cannot be read. A program that is not there is no error.
 pub fn resolve(
     rootfs: &Path,
     plan: &Plan,
+    command: Option<&str>,
     path_env: &str,
     cwd: &str,
 ) -> Result<ResolvedPrograms, ProgramsError> {
     let Some(declared) = &plan.programs else { return Ok(ResolvedPrograms::default()) };
     let root =
         Root::open(rootfs).map_err(|source| ProgramsError::Root { path: rootfs.to_owned(), source })?;
-    let mut resolver = Resolver { root: &root, path_env, cwd, result: ResolvedPrograms::default() };
+    let bounds = &plan.program_bounds;
+    let mut resolver = Resolver { root: &root, path_env, cwd, bounds, result: ResolvedPrograms::default() };
     for path in declared {
-        resolver.declared(path).map_err(|source| ProgramsError::Look { path: path.to_string(), source })?;
+        let follow = !plan.without_interpreter.contains(path);
+        resolver
+            .declared(path, follow)
+            .map_err(|source| ProgramsError::Look { path: path.to_string(), source })?;
     }
     if let Some(arg0) = &plan.entrypoint {
-        resolver.entrypoint(arg0).map_err(|source| ProgramsError::Look { path: arg0.clone(), source })?;
+        let found = resolver.program(arg0);
+        resolver.result.entrypoint =
+            found.map_err(|source| ProgramsError::Look { path: arg0.clone(), source })?;
+    }
+    if let Some(arg0) = command {
+        let found = resolver.program(arg0);
+        resolver
+            .result
+            .entries
+            .extend(found.map_err(|source| ProgramsError::Look { path: arg0.to_owned(), source })?);
     }
     Ok(resolver.result)
 }
@@ -132,11 +149,12 @@ struct Resolver<'a> {
     root: &'a Root,
     path_env: &'a str,
     cwd: &'a str,
+    bounds: &'a Bounds,
     result: ResolvedPrograms,
 }
 
 impl Resolver<'_> {
-    fn declared(&mut self, path: &AbsPath) -> io::Result<()> {
+    fn declared(&mut self, path: &AbsPath, follow: bool) -> io::Result<()> {
         let found = match self.root.look(path.as_str()) {
             Err(error) if is_absent(error) => {
                 self.result.entries.insert(path.clone());
@@ -144,25 +162,26 @@ impl Resolver<'_> {
             }
             found => found?,
         };
-        let Some(real) = self.root.path_of(&found.fd) else { return Ok(()) };
+        let Some(real) = self.within_bounds(&found) else { return Ok(()) };
         self.result.entries.insert(real);
-        if found.is_directory() { self.folder(&found) } else { self.header(&found, 0) }
+        // Deeper than any script: its interpreter does not follow.
+        let depth = if follow { 0 } else { MAX_DEPTH };
+        if found.is_directory() { self.folder(&found) } else { self.header(&found, depth) }
     }
 
-    fn entrypoint(&mut self, arg0: &str) -> io::Result<()> {
-        match search(self.root, arg0, self.path_env, self.cwd) {
-            Some(found) => {
-                self.result.entrypoint = self.root.path_of(&found.fd);
-                self.header(&found, 0)
-            }
-            // On a volume, perhaps.
-            None => {
-                if arg0.contains('/') {
-                    self.result.entrypoint = AbsPath::new(&join(self.cwd, arg0)).ok();
-                }
-                Ok(())
-            }
-        }
+    /// What `arg0` is, if it is there or may be on a volume, and is left.
+    fn program(&mut self, arg0: &str) -> io::Result<Option<AbsPath>> {
+        let Some(found) = search(self.root, arg0, self.path_env, self.cwd) else {
+            let elsewhere = arg0.contains('/').then(|| AbsPath::new(&join(self.cwd, arg0)).ok()).flatten();
+            return Ok(elsewhere.filter(|path| self.bounds.leave(path)));
+        };
+        let Some(real) = self.within_bounds(&found) else { return Ok(None) };
+        self.header(&found, 0)?;
+        Ok(Some(real))
+    }
+
+    fn within_bounds(&self, found: &Found) -> Option<AbsPath> {
+        self.root.path_of(&found.fd).filter(|real| self.bounds.leave(real))
     }
 
     /// Adds what else must be executable for `found` to run.
@@ -189,7 +208,8 @@ impl Resolver<'_> {
     }
 
     fn interpreter(&mut self, found: &Found, depth: u32) -> io::Result<()> {
-        self.result.entries.extend(self.root.path_of(&found.fd));
+        let Some(real) = self.within_bounds(found) else { return Ok(()) };
+        self.result.entries.insert(real);
         self.header(found, depth + 1)
     }
 

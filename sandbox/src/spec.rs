@@ -42,6 +42,14 @@ pub enum SpecError {
     /// A write path has a name that a mount cannot have.
     #[error("write path {0} leads to a path that is no text, or out of the image")]
     WritePathName(String),
+    /// A write path leads where the policy leaves nothing to write.
+    #[error("write path {path} leads to {real} in this image, which its policy does not leave to an image")]
+    WritePathBounds {
+        /// As declared.
+        path: String,
+        /// Symlinks followed.
+        real: PathBuf,
+    },
     /// A folder of programs, or a place for a mount in it, cannot be looked at or made.
     #[error("cannot prepare {path}, in a folder of programs")]
     ProgramFolder {
@@ -82,7 +90,7 @@ pub fn harden(
     if let Some(write) = &plan.write {
         let mut list = spec.mounts().clone().unwrap_or_default();
         mounts::narrow(&mut list, plan);
-        write_paths::add(&mut list, write, &root, owner)?;
+        write_paths::add(&mut list, write, &plan.write_bounds, &root, owner)?;
         spec.set_mounts(Some(list));
         // Who may write everywhere needs a writable root.
         if !write.iter().any(|path| path.as_str() == "/") {

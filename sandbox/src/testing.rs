@@ -1,8 +1,11 @@
 //! Plans made by hand, for this crate's tests.
 
+use std::collections::BTreeSet;
+
 use profiles::Plan;
 use profiles::intent::AbsPath;
 use profiles::policy::Mode;
+use profiles::profile::Bounds;
 
 pub(crate) fn abs(path: &str) -> AbsPath {
     AbsPath::new(path).unwrap()
@@ -14,8 +17,11 @@ pub(crate) fn bare_plan() -> Plan {
         profile: "sha256:0".to_owned(),
         mode: Mode::Enforce,
         programs: None,
+        without_interpreter: BTreeSet::new(),
+        program_bounds: Bounds::default(),
         entrypoint: None,
         write: None,
+        write_bounds: Bounds::default(),
         hidden: Default::default(),
         no_new_privileges: true,
         capabilities: None,

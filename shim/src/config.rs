@@ -17,10 +17,13 @@ const MAX_CONFIG: u64 = 64 * 1024;
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Config {
-    /// Class: `keep`, `keep-strict`, `keep-permissive`.
+    /// Class: `keep`, `keep-strict`, `keep-permissive`, or one that a policy defines.
     #[serde(default = "default_class")]
     pub(crate) class: String,
-    /// Spool of records, beneath it `spool/`.
+    /// Folder of the platform team's policies.
+    #[serde(default = "default_policy_dir")]
+    pub(crate) policy_dir: PathBuf,
+    /// Spool of records and last-known-good policies, beneath it `spool/` and `policy/`.
     #[serde(default = "default_data_dir")]
     pub(crate) data_dir: PathBuf,
     /// State of containers while they live.
@@ -35,6 +38,10 @@ fn default_class() -> String {
     "keep".to_owned()
 }
 
+fn default_policy_dir() -> PathBuf {
+    PathBuf::from("/etc/keep/policy.d")
+}
+
 fn default_data_dir() -> PathBuf {
     PathBuf::from("/var/lib/keep")
 }
@@ -47,6 +54,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             class: default_class(),
+            policy_dir: default_policy_dir(),
             data_dir: default_data_dir(),
             state_dir: default_state_dir(),
             systemd_cgroup: None,

@@ -2,15 +2,17 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use containerd_shim::mount::mount_rootfs;
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::syscall::syscall::SyscallType;
 use oci_spec::runtime::{Process, Spec};
 use profiles::intent::Capability;
-use profiles::labels::{self, Declaration};
+use profiles::labels::{self, Notice};
 use profiles::plan::{Wall, baseline_seccomp};
-use profiles::profile::{self, Computed, Origin};
+use profiles::policy::{Command, Subject};
+use profiles::profile::{self, Computed, Origin, ProfileError};
 use profiles::record::{self, Observation, Verdict};
 use profiles::{Plan, Policy};
 use sandbox::handover::Giver;
@@ -21,6 +23,7 @@ use crate::error::{Failure, Kind, chain};
 use crate::executor::WallsExecutor;
 use crate::identity::{Id, Identity, Role};
 use crate::image::{self, Image};
+use crate::policies;
 use crate::process;
 use crate::records::{Context, Recorder, Spool};
 use crate::stdio::ProcessStdio;
@@ -108,8 +111,9 @@ impl Creation {
         for gap in &gaps {
             walls.recorder(&self.config.data_dir, None).gap(gap);
             if walls.profile.require.contains(&gap.wall) {
-                let class = &walls.profile.policy;
-                let because = format!("class {class} requires the {} wall: {}", gap.wall, gap.sentence);
+                let class = &walls.policy.class;
+                let because =
+                    format!("the policy of class {class} requires the {} wall: {}", gap.wall, gap.sentence);
                 return Err(Failure::new(Kind::Precondition, because));
             }
         }
@@ -159,14 +163,13 @@ impl Creation {
 /// What was decided about a container before its root filesystem was looked at.
 struct Decision {
     image: record::Image,
+    policy: Policy,
     computed: Computed,
     plan: Plan,
 }
 
 impl Decision {
     fn make(identity: &Identity, containerd: &str, config: &Config, spec: &Spec) -> Result<Self, Failure> {
-        let policy =
-            Policy::builtin(&config.class).map_err(|err| Failure::from_error(Kind::Invalid, &err))?;
         let image = match identity.role {
             Role::PodSandbox => Image { entrypoint: first_argument(spec), ..Image::default() },
             Role::Workload => image::look_up(containerd, &identity.namespace, &identity.id)
@@ -176,24 +179,27 @@ impl Decision {
         let context = Context {
             identity: identity.clone(),
             image: recorded.clone(),
-            class: policy.name.clone(),
+            class: config.class.clone(),
             profile: None,
             exec: None,
         };
         let mut recorder = Recorder::new(Spool::new(&config.data_dir, identity), context);
-        match decide(identity, &image, &policy, spec) {
-            Ok((computed, plan)) => {
+        let decided = in_force(identity, &recorded, config).and_then(|(policy, notice)| {
+            recorder.notices(notice.as_slice());
+            let (computed, plan) = decide(identity, &image, &policy, spec)?;
+            Ok((policy, computed, plan))
+        });
+        match decided {
+            Ok((policy, computed, plan)) => {
                 recorder.profile(&plan.profile);
-                for notice in &computed.notices {
-                    recorder.notice(notice);
-                }
+                recorder.notices(&computed.notices);
                 for gap in &plan.gaps {
                     recorder.gap(gap);
                 }
-                Ok(Self { image: recorded, computed, plan })
+                Ok(Self { image: recorded, policy, computed, plan })
             }
             Err(refusal) => {
-                recorder.observe(refusal.observation(), |_| Err(refusal.because.clone()));
+                recorder.observe(refusal.observation(&image.name), |_| Err(refusal.because.clone()));
                 Err(Failure::new(refusal.kind, refusal.because))
             }
         }
@@ -202,7 +208,9 @@ impl Decision {
     fn walls(self, spec: &mut Spec, rootfs: &Path, identity: Identity) -> Result<Walls, Failure> {
         let internal = |doing: &str, err: &(dyn std::error::Error + 'static)| Failure::internal(doing, err);
         let (path, cwd) = search_context(spec);
-        let programs = programs::resolve(rootfs, &self.plan, &path, &cwd)
+        let command =
+            (self.computed.profile.command == Command::Allow).then(|| first_argument(spec)).flatten();
+        let programs = programs::resolve(rootfs, &self.plan, command.as_deref(), &path, &cwd)
             .map_err(|err| internal("cannot find the declared programs", &err))?;
         let seccomp = sandbox::spec::take_seccomp(spec)
             .map_err(|err| internal("cannot take the pod's seccomp profile", &err))?
@@ -215,7 +223,9 @@ impl Decision {
         Ok(Walls {
             identity,
             image: self.image,
+            intent: self.computed.intent,
             profile: self.computed.profile,
+            policy: self.policy,
             plan: self.plan,
             programs,
             writable,
@@ -228,16 +238,19 @@ impl Decision {
 /// Why a container is not started: recorded, and told to containerd.
 struct Refusal {
     kind: Kind,
-    image: String,
     because: String,
 }
 
 impl Refusal {
-    fn observation(&self) -> Observation {
+    fn new(kind: Kind, because: impl ToString) -> Self {
+        Self { kind, because: because.to_string() }
+    }
+
+    fn observation(&self, image: &str) -> Observation {
         Observation {
             wall: Wall::Policy,
             operation: "start".to_owned(),
-            object: self.image.clone(),
+            object: image.to_owned(),
             verdict: Verdict::Denied,
             errno: None,
             pid: 0,
@@ -246,35 +259,50 @@ impl Refusal {
     }
 }
 
+/// The policy in force for a container, and a notice where the policies that decide are not the folder's own.
+fn in_force(
+    identity: &Identity,
+    image: &record::Image,
+    config: &Config,
+) -> Result<(Policy, Option<Notice>), Refusal> {
+    let node = policies::load(config).map_err(|err| Refusal::new(Kind::Precondition, err))?;
+    let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    let (name, digest) = (some(&image.name), some(&image.digest));
+    let subject = Subject {
+        class: &config.class,
+        namespace: identity.pod.as_ref().map(|pod| pod.namespace.as_str()),
+        image: name.as_deref(),
+        digest: digest.as_deref(),
+        now: SystemTime::now(),
+    };
+    let policy = node.policies.select(&subject).map_err(|err| Refusal::new(Kind::Invalid, err))?;
+    Ok((policy, node.broken.map(|problem| Notice::BrokenPolicies { problem })))
+}
+
 fn decide(
     identity: &Identity,
     image: &Image,
     policy: &Policy,
     spec: &Spec,
 ) -> Result<(Computed, Plan), Refusal> {
-    let refuse = |kind, because: String| Refusal { kind, image: image.name.clone(), because };
     if !policy.privileged && is_privileged(spec) {
         let because = format!(
             "class {} runs no privileged containers; remove privileged from the pod, or use a class that allows it",
-            policy.name
+            policy.class
         );
-        return Err(refuse(Kind::Denied, because));
+        return Err(Refusal::new(Kind::Denied, because));
     }
     let computed = match identity.role {
-        Role::PodSandbox => Computed {
-            profile: profile::pod_sandbox(image.entrypoint.as_deref(), policy),
-            notices: Vec::new(),
-        },
-        Role::Workload => {
-            let declaration: Declaration =
-                labels::parse(&image.labels).map_err(|err| refuse(Kind::Invalid, err.to_string()))?;
-            profile::compute(&declaration, image.entrypoint.as_deref(), policy)
-                .map_err(|err| refuse(Kind::Denied, err.to_string()))?
-        }
+        Role::PodSandbox => profile::pod_sandbox(image.entrypoint.as_deref(), policy),
+        Role::Workload => profile::compute(labels::parse(&image.labels), image.entrypoint.as_deref(), policy)
+            .map_err(|err| {
+                let kind = if matches!(err, ProfileError::Invalid(_)) { Kind::Invalid } else { Kind::Denied };
+                Refusal::new(kind, err)
+            })?,
     };
     let host = sandbox::facts::probe();
-    let mut plan = profiles::plan(&computed.profile, &host)
-        .map_err(|err| refuse(Kind::Precondition, err.to_string()))?;
+    let mut plan =
+        profiles::plan(&computed.profile, &host).map_err(|err| Refusal::new(Kind::Precondition, err))?;
     if computed.profile.origin == Origin::Baseline {
         // containerd's default filter depends on what the pod spec leaves the container.
         plan.seccomp = Some(baseline_seccomp(&bounding(spec), host.arch));
@@ -318,7 +346,7 @@ pub(crate) fn check_program(
         pid: 0,
         program: if exec.is_some() { "exec".to_owned() } else { "init".to_owned() },
     };
-    let allow = record::allow(&walls.profile, &observation);
+    let allow = walls.allow(&observation);
     let hint = match &allow {
         Ok(allow) => format!("to allow it: {}={:?}", allow.label, allow.value),
         Err(because) => because.clone(),

@@ -79,7 +79,7 @@ fn refuse_session(exec: &Exec, walls: &Walls, process: &Process) -> Result<(), F
     if walls.profile.interactive_exec != InteractiveExec::Deny || !process.terminal().unwrap_or(false) {
         return Ok(());
     }
-    let because = format!("class {} lets no terminal into a running container", walls.profile.policy);
+    let because = format!("class {} lets no terminal into a running container", walls.policy.class);
     let observation = Observation {
         wall: Wall::Policy,
         operation: "exec-session".to_owned(),

@@ -24,6 +24,7 @@ mod logging;
 mod network;
 mod observer;
 mod pod;
+mod policies;
 mod process;
 mod reaper;
 mod records;

@@ -4,7 +4,6 @@
 use std::path::PathBuf;
 
 use libcontainer::container::Container;
-use profiles::record;
 use sandbox::handover::Taker;
 use sandbox::observe::{self, Event};
 
@@ -86,9 +85,7 @@ fn handle(event: Event, walls: &Walls, recorder: &mut Recorder, told: &mut Told<
             told.tell(Err(Failure::new(Kind::Internal, format!("cannot start container: {why}"))))
         }
         Event::Settled => recorder.settle(),
-        Event::Observed(observation) => {
-            recorder.observe(observation, |seen| record::allow(&walls.profile, seen))
-        }
+        Event::Observed(observation) => recorder.observe(observation, |seen| walls.allow(seen)),
     }
 }
 

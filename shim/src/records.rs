@@ -120,10 +120,12 @@ impl Recorder {
         }
     }
 
-    /// Records what was odd about a declaration.
-    pub(crate) fn notice(&mut self, notice: &Notice) {
-        let (observation, allow) = record::from_notice(notice);
-        self.write(&observation, 0, 1, &allow);
+    /// Records what was odd about a declaration or the policies.
+    pub(crate) fn notices(&mut self, notices: &[Notice]) {
+        for notice in notices {
+            let (observation, allow) = record::from_notice(notice);
+            self.write(&observation, 0, 1, &allow);
+        }
     }
 
     /// Names the profile in all records from now on.

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Capabilities, Capability, LinuxCapabilities, Process};
 use profiles::plan::SeccompPlan;
-use profiles::record;
-use profiles::{Plan, Profile};
+use profiles::record::{self, Allow, Granted, Observation};
+use profiles::{Intent, Plan, Policy, Profile};
 use sandbox::programs::ResolvedPrograms;
 use serde::{Deserialize, Serialize};
 
@@ -23,8 +23,12 @@ pub(crate) struct Walls {
     pub(crate) identity: Identity,
     /// Its image.
     pub(crate) image: record::Image,
+    /// What the image declares.
+    pub(crate) intent: Intent,
     /// What it is granted.
     pub(crate) profile: Profile,
+    /// Who took the rest.
+    pub(crate) policy: Policy,
     /// What each wall became on this host.
     pub(crate) plan: Plan,
     /// Its programs as they are in the image.
@@ -64,12 +68,20 @@ impl Walls {
         self
     }
 
+    /// The label that would allow what was seen.
+    ///
+    /// # Errors
+    /// With the sentence that says why none can.
+    pub(crate) fn allow(&self, seen: &Observation) -> Result<Allow, String> {
+        record::allow(Granted { intent: &self.intent, profile: &self.profile, policy: &self.policy }, seen)
+    }
+
     /// A recorder for the container's own process, or for one of its execs.
     pub(crate) fn recorder(&self, data_dir: &Path, exec: Option<&str>) -> Recorder {
         let context = Context {
             identity: self.identity.clone(),
             image: self.image.clone(),
-            class: self.profile.policy.clone(),
+            class: self.policy.class.clone(),
             profile: Some(self.plan.profile.clone()),
             exec: exec.map(str::to_owned),
         };
@@ -118,7 +130,7 @@ impl Folders {
     /// When they cannot be made, or exist already.
     pub(crate) fn make(&self) -> io::Result<()> {
         if let Some(parent) = self.base.parent() {
-            DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
+            make_private(parent)?;
         }
         let mut builder = DirBuilder::new();
         builder.mode(0o700).create(&self.base)?;
@@ -195,6 +207,14 @@ impl Folders {
         File::open(self.walls())?.read_to_end(&mut bytes)?;
         Ok(serde_json::from_slice(&bytes)?)
     }
+}
+
+/// Makes a folder and those above it, mode 0700.
+///
+/// # Errors
+/// When one of them cannot be made.
+pub(crate) fn make_private(folder: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(folder)
 }
 
 /// Writes a file of mode 0600.

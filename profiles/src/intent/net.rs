@@ -1,6 +1,6 @@
 //! Ports, networks and endpoints: their text form and the canonical form of a set of them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
@@ -20,7 +20,8 @@ pub enum Protocol {
 }
 
 /// Ports `first..=last` of one protocol, as in `8000-8010/tcp`. Never empty, never port 0.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct PortRange {
     /// Protocol.
     pub protocol: Protocol,
@@ -40,7 +41,8 @@ pub struct Cidr {
 }
 
 /// One entry of `dev.keep.connect`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub enum Endpoint {
     /// `[address or CIDR:]port/proto`; `network` is `None` where any address is meant.
     Ports {
@@ -100,6 +102,32 @@ impl fmt::Display for PortRange {
         } else {
             write!(f, "{}-{}/{}", self.first, self.last, self.protocol)
         }
+    }
+}
+
+impl TryFrom<String> for PortRange {
+    type Error = EntryError;
+    fn try_from(text: String) -> Result<Self, EntryError> {
+        text.parse()
+    }
+}
+
+impl From<PortRange> for String {
+    fn from(ports: PortRange) -> Self {
+        ports.to_string()
+    }
+}
+
+impl TryFrom<String> for Endpoint {
+    type Error = EntryError;
+    fn try_from(text: String) -> Result<Self, EntryError> {
+        text.parse()
+    }
+}
+
+impl From<Endpoint> for String {
+    fn from(endpoint: Endpoint) -> Self {
+        endpoint.to_string()
     }
 }
 
@@ -178,10 +206,6 @@ impl Cidr {
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
         self.address.is_ipv4() == address.is_ipv4() && Self::masked(address, self.prefix) == self.address
-    }
-
-    fn covers(&self, other: &Self) -> bool {
-        self.prefix <= other.prefix && self.contains(other.address)
     }
 }
 
@@ -335,38 +359,6 @@ pub(crate) fn canonical_listen(ports: &BTreeSet<PortRange>) -> Vec<PortRange> {
         }
     }
     merged
-}
-
-/// As [`canonical_listen`] for each network; what a wider network grants already is dropped.
-pub(crate) fn canonical_connect(endpoints: &BTreeSet<Endpoint>) -> Vec<Endpoint> {
-    let mut networks: BTreeMap<Option<Cidr>, BTreeSet<PortRange>> = BTreeMap::new();
-    let mut others = Vec::new();
-    for endpoint in endpoints {
-        match endpoint {
-            Endpoint::Ports { network, ports } => {
-                networks.entry(*network).or_default().insert(*ports);
-            }
-            other => others.push(other.clone()),
-        }
-    }
-    let merged: Vec<_> =
-        networks.iter().map(|(network, ports)| (*network, canonical_listen(ports))).collect();
-    let wider = |network: &Option<Cidr>, other: &Option<Cidr>| match (other, network) {
-        (None, Some(_)) => true,
-        (Some(other), Some(network)) => other != network && other.covers(network),
-        (_, None) => false,
-    };
-    let granted = |network: &Option<Cidr>, range: &PortRange| {
-        merged.iter().any(|(other, ports)| wider(network, other) && ports.iter().any(|p| p.covers(range)))
-    };
-    let mut canonical = Vec::new();
-    for (network, ports) in &merged {
-        for range in ports.iter().filter(|range| !granted(network, range)) {
-            canonical.push(Endpoint::Ports { network: *network, ports: *range });
-        }
-    }
-    canonical.extend(others);
-    canonical
 }
 
 #[cfg(test)]

@@ -142,3 +142,20 @@ fn a_label_over_4_kib_and_all_over_32_kib_are_refused() {
 fn a_sibling_of_proc_can_be_written() {
     assert_eq!(intent(&[("write", "/process /system")]).write.len(), 2);
 }
+
+#[test]
+fn a_list_that_is_too_long_says_so_and_a_repeated_entry_does_not_count() {
+    let ports = |many: usize| (1..=many).map(|port| format!("{}/tcp", 2 * port)).collect::<Vec<_>>();
+    let with = |ports: &[String]| {
+        let (first, second) = ports.split_at(ports.len() / 2);
+        parse(&BTreeMap::from([
+            ("dev.keep.intent".to_owned(), "v1".to_owned()),
+            ("dev.keep.listen".to_owned(), first.join(" ")),
+            ("dev.keep.listen.more".to_owned(), second.join(" ")),
+        ]))
+    };
+    let full = ports(MAX_ENTRIES);
+    assert!(with(&[full.clone(), full[..9].to_vec()].concat()).is_ok());
+    let error = with(&ports(MAX_ENTRIES + 1)).unwrap_err();
+    assert!(error.key == "dev.keep.listen.more" && error.problem.contains("at most 512"), "{error}");
+}

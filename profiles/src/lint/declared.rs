@@ -30,7 +30,10 @@ pub(super) fn check(lint: &mut Lint<'_>, declares: bool, notices: &[Notice], err
                 lint.add(rule::WITHOUT_INTENT, Place::Key(key.clone()), message, help);
             }
             // The policy's, which speaks later.
-            Notice::Clamped { .. } | Notice::Undeclared => {}
+            Notice::Clamped { .. }
+            | Notice::Invalid { .. }
+            | Notice::BrokenPolicies { .. }
+            | Notice::Undeclared => {}
         }
     }
     if !declares && !lint.subject.labels.keys().any(|key| key.starts_with(PREFIX)) {
@@ -84,11 +87,14 @@ fn help(key: &str, fault: Fault, list: &str) -> String {
 }
 
 fn undeclared(lint: &mut Lint<'_>) {
-    let class = &lint.policy.name;
+    let class = &lint.policy.class;
     let (severity, then) = match lint.policy.undeclared {
         Undeclared::Refuse => (Severity::Error, format!("class {class} does not run it")),
         Undeclared::Baseline => {
             (Severity::Warning, format!("class {class} runs it with containerd's defaults and no walls"))
+        }
+        Undeclared::Default => {
+            (Severity::Warning, format!("class {class} runs it with what its policy grants by default"))
         }
         Undeclared::Unconfined => (Severity::Warning, format!("class {class} runs it without any wall")),
     };

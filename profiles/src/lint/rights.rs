@@ -25,6 +25,7 @@ const STRONG: [(&str, &str); 14] = [
 pub(super) fn check(lint: &mut Lint<'_>) {
     capabilities(lint);
     needs(lint);
+    ports_and_paths(lint);
     files(lint);
     jit(lint);
 }
@@ -41,8 +42,8 @@ fn capabilities(lint: &mut Lint<'_>) {
                 "remove it, and let another way be found",
             );
         }
-        if !lint.policy.leaves_capability(&capability) {
-            beyond(lint, entry.place(), entry.word);
+        if let Some(by) = lint.policy.withholds_capability(&capability) {
+            beyond(lint, entry.place(), entry.word, by);
         }
     }
 }
@@ -50,15 +51,30 @@ fn capabilities(lint: &mut Lint<'_>) {
 fn needs(lint: &mut Lint<'_>) {
     for entry in lint.entries("needs") {
         let Ok(need) = Need::new(entry.word) else { continue };
-        if !lint.policy.leaves_need(&need) {
-            beyond(lint, entry.place(), entry.word);
+        if let Some(by) = lint.policy.withholds_need(&need) {
+            beyond(lint, entry.place(), entry.word, by);
         }
     }
 }
 
-fn beyond(lint: &mut Lint<'_>, place: Place, word: &str) {
-    let message =
-        format!("class {} does not leave {word} to an image; it will be taken away", lint.policy.name);
+fn ports_and_paths(lint: &mut Lint<'_>) {
+    for list in ["exec", "listen", "connect", "write"] {
+        for entry in lint.entries(list) {
+            let by = match list {
+                "listen" => entry.word.parse().ok().and_then(|ports| lint.policy.withholds_listen(&ports)),
+                "connect" => entry.word.parse().ok().and_then(|to| lint.policy.withholds_connect(&to)),
+                "exec" => entry.path().and_then(|path| lint.policy.withholds_program(&path)),
+                _ => entry.path().and_then(|path| lint.policy.withholds_write(&path)),
+            };
+            if let Some(by) = by {
+                beyond(lint, entry.place(), entry.word, by);
+            }
+        }
+    }
+}
+
+fn beyond(lint: &mut Lint<'_>, place: Place, word: &str, by: &str) {
+    let message = format!("{by} does not leave {word} to an image; it will be taken away");
     let help =
         "remove it, or ask the platform team for a class that leaves it (--class lints against another)";
     lint.add(rule::BEYOND_CLASS, place, message, help);

@@ -270,6 +270,41 @@ fn the_class_decides_how_much_it_weighs_to_declare_nothing() {
 }
 
 #[test]
+fn what_a_policy_does_not_leave_is_said_of_every_list() {
+    let text = r#"
+apiVersion: keep.dev/v1alpha1
+kind: RuntimePolicy
+metadata: { name: narrow }
+spec: { ceiling: { exec: [/usr], write: [/var], listen: [8000-8999/tcp], connect: [dns] } }
+"#;
+    let policies = crate::policy::Policies::parse([("narrow.yaml", text)]).unwrap();
+    let policy = policies.select(&crate::policy::Subject::of_class("keep")).unwrap();
+    let label = |(key, value): (&str, &str)| (format!("dev.keep.{key}"), value.to_owned());
+    let with = |labels: [(&str, &str); 5]| {
+        let subject = Subject { labels: labels.map(label).into(), ..Subject::default() };
+        let beyond = lint(&subject, &policy).into_iter().filter(|finding| finding.rule == rule::BEYOND_CLASS);
+        beyond.map(|finding| finding.message).collect::<Vec<_>>()
+    };
+    let within = [
+        ("intent", "v1"),
+        ("exec", "/usr/bin/a"),
+        ("write", "/var/a"),
+        ("listen", "8080/tcp"),
+        ("connect", "dns"),
+    ];
+    assert_eq!(with(within), Vec::<String>::new());
+    let beyond = with([
+        ("intent", "v1"),
+        ("exec", "/a"),
+        ("write", "/a"),
+        ("listen", "80/tcp"),
+        ("connect", "443/tcp"),
+    ]);
+    assert_eq!(beyond.len(), 4);
+    assert!(beyond.iter().all(|message| message.starts_with("policy narrow does not leave ")), "{beyond:?}");
+}
+
+#[test]
 fn links_that_go_in_circles_or_grow_lead_nowhere() {
     let files = |links: &[(&str, &str)]| Files {
         complete: true,

@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{Arch, HostFacts};
 use crate::intent::Capability;
-use crate::policy::Mode;
+use crate::policy::{Mode, Report};
+use crate::profile::Profile;
 use crate::syscalls::{self, ENOSYS, EPERM, Grants};
 
 /// A seccomp filter before compilation: an action for each call of one architecture. Ordered, so that
@@ -125,10 +126,13 @@ pub(crate) fn decide(rules: &[CallRule], args: &[u64; 6]) -> Option<Action> {
     rules.iter().find(|rule| rule.when.iter().all(|condition| condition.holds(args))).map(|rule| rule.action)
 }
 
+/// Calls that are observed whatever a policy's `report` says: rare ones, and `listen`, which the observer decides.
+const ALWAYS_OBSERVED: [&str; 5] = ["execve", "execveat", "bind", "connect", "listen"];
+
 /// The filter of a declared image. In audit mode nothing is refused: what would be refused and recorded is
 /// observed, what would be refused unseen is let through.
-pub(super) fn declared(grants: &Grants, mode: Mode, host: &HostFacts) -> SeccompPlan {
-    let become_here = |action: Action| match (action, mode, host.listener) {
+pub(super) fn declared(grants: &Grants, profile: &Profile, host: &HostFacts) -> SeccompPlan {
+    let become_here = |action: Action| match (action, profile.mode, host.listener) {
         (Action::Refuse(_), Mode::Audit, true) => Action::Observe,
         (Action::Refuse(_) | Action::Errno(_), Mode::Audit, _) => Action::Allow,
         (Action::Refuse(errno), Mode::Enforce, false) => Action::Errno(errno),
@@ -137,7 +141,12 @@ pub(super) fn declared(grants: &Grants, mode: Mode, host: &HostFacts) -> Seccomp
     };
     let calls = numbered(host.arch, |name| {
         let rules = syscalls::rules(name, grants);
-        rules.into_iter().map(|rule| CallRule { action: become_here(rule.action), ..rule }).collect()
+        let seen = profile.report == Report::Full || ALWAYS_OBSERVED.contains(&name);
+        let here = |action| match become_here(action) {
+            Action::Observe if !seen => Action::Allow,
+            action => action,
+        };
+        rules.into_iter().map(|rule| CallRule { action: here(rule.action), ..rule }).collect()
     });
     SeccompPlan { arch: host.arch, calls, unknown: become_here(Action::Errno(ENOSYS)) }
 }

@@ -14,12 +14,11 @@ const NO_BPF: HostFacts = HostFacts { cgroup_bpf: false, ..HOST };
 fn profile(class: &str, pairs: &[(&str, &str)]) -> Profile {
     let with = |(key, value): &(&str, &str)| (format!("dev.keep.{key}"), (*value).to_owned());
     let labels: BTreeMap<_, _> = pairs.iter().chain(&[("intent", "v1")]).map(with).collect();
-    let declaration = labels::parse(&labels).unwrap();
-    compute(&declaration, Some("app"), &Policy::builtin(class).unwrap()).unwrap().profile
+    compute(labels::parse(&labels), Some("app"), &Policy::builtin(class).unwrap()).unwrap().profile
 }
 
 fn undeclared(class: &str) -> Profile {
-    compute(&Declaration::Nothing(vec![]), None, &Policy::builtin(class).unwrap()).unwrap().profile
+    compute(Ok(Declaration::Nothing(vec![])), None, &Policy::builtin(class).unwrap()).unwrap().profile
 }
 
 fn planned(pairs: &[(&str, &str)]) -> Plan {
@@ -302,7 +301,7 @@ fn what_this_host_cannot_give_is_a_gap() {
 fn a_required_wall_with_a_gap_makes_no_plan() {
     let no_landlock = HostFacts { landlock_abi: 0, ..HOST };
     let error = plan(&profile("keep", &[]), &no_landlock).unwrap_err().to_string();
-    let expected = "policy \"keep\" requires the exec wall, and this kernel has no Landlock";
+    let expected = "the policy requires the exec wall, and this kernel has no Landlock";
     assert!(error.starts_with(expected), "{error}");
     assert!(plan(&profile("keep", &[("connect", "dns")]), &HOST).is_ok());
     let strict = Profile { require: [Wall::Network].into(), ..profile("keep", &[("connect", "dns")]) };

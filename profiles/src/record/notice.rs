@@ -28,11 +28,33 @@ pub fn from_notice(notice: &Notice) -> (Observation, Result<Allow, String>) {
             (observation("labels", key.clone(), Verdict::Denied), Err(because))
         }
         Notice::WithoutIntent { key } => (observation("labels", key.clone(), Verdict::Denied), Ok(intent())),
-        Notice::Clamped { key, value, by } => {
-            let because = format!("{by} does not leave {value} to an image");
+        Notice::Clamped { key, value, left, by } => {
+            let because = match left.as_slice() {
+                [] => format!("{by} does not leave {value} to an image"),
+                left => format!("{by} leaves only {} of {value} to an image", listed(left)),
+            };
             (observation("clamped", format!("{key}={value}"), Verdict::Denied), Err(because))
         }
+        Notice::Invalid { error } => {
+            let because =
+                "the labels are not understood, and the policy's default took their place".to_owned();
+            (observation("labels", error.clone(), Verdict::Denied), Err(because))
+        }
+        Notice::BrokenPolicies { problem } => {
+            let because =
+                "the node's policies are broken; those that were last understood stay in force".to_owned();
+            (observation("policies", problem.clone(), Verdict::Denied), Err(because))
+        }
         Notice::Undeclared => (observation("undeclared", "image".to_owned(), Verdict::Audited), Ok(intent())),
+    }
+}
+
+/// The first few entries.
+pub(crate) fn listed(entries: &[String]) -> String {
+    const FEW: usize = 5;
+    match entries.len() {
+        many if many > FEW => format!("{} and {} more", entries[..FEW].join(" "), many - FEW),
+        _ => entries.join(" "),
     }
 }
 
@@ -57,8 +79,12 @@ mod tests {
 
         assert_eq!(from_notice(&Notice::WithoutIntent { key }).1.unwrap().value, "v1");
 
-        let notice =
-            Notice::Clamped { key: "dev.keep.needs".into(), value: "mount".into(), by: "class keep".into() };
+        let notice = Notice::Clamped {
+            key: "dev.keep.needs".into(),
+            value: "mount".into(),
+            left: Vec::new(),
+            by: "class keep".into(),
+        };
         let (seen, allow) = from_notice(&notice);
         assert_eq!(seen.object, "dev.keep.needs=mount");
         assert_eq!(allow.unwrap_err(), "class keep does not leave mount to an image");

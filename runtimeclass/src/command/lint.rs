@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 
-use profiles::Policy;
-
 use super::Outcome;
-use super::explain::platform;
+use super::image_args::ImageArgs;
+use super::policy_args::PolicyArgs;
 use crate::image::Choice;
 use crate::lint::{self, Counts, Options};
 
@@ -44,15 +43,10 @@ pub(crate) struct Lint {
     /// The base image of a Dockerfile: its archive, layout folder or label file.
     #[arg(long, value_name = "FILE")]
     base: Option<PathBuf>,
-    /// Class that the pod would select by its runtimeClassName.
-    #[arg(long, default_value = "keep", value_name = "CLASS")]
-    class: String,
-    /// Image to take from an archive that holds several: its name, the end of its name after a slash, or its digest.
-    #[arg(long = "image", value_name = "NAME")]
-    name: Option<String>,
-    /// Platform to take from a multi-platform image, or to build for [default: this machine's, linux].
-    #[arg(long, value_name = "OS/ARCH")]
-    platform: Option<String>,
+    #[command(flatten)]
+    under: PolicyArgs,
+    #[command(flatten)]
+    which: ImageArgs,
     /// Let warnings count as errors for the exit code.
     #[arg(long, visible_alias = "warnings-as-errors")]
     strict: bool,
@@ -80,12 +74,12 @@ fn build_arg(text: &str) -> Result<(String, String), String> {
 /// # Errors
 /// When a file cannot be read, the class is unknown, or standard output is closed.
 pub(crate) fn run(args: &Lint) -> anyhow::Result<Outcome> {
-    let choice = Choice { name: args.name.clone(), ..platform(args.platform.as_deref())? };
+    let choice = args.which.choice()?;
     // The name is that of an image to lint, not of the base.
     let base_choice = Choice { name: None, ..choice.clone() };
     let base = args.base.as_deref().map(|path| lint::subject(path, &base_choice)).transpose()?;
     let options = Options {
-        policy: Policy::builtin(&args.class)?,
+        policy: args.under.in_force(&args.under.policies()?, None)?,
         choice,
         target: args.target.clone(),
         build_args: args.build_args.iter().cloned().collect::<BTreeMap<_, _>>(),

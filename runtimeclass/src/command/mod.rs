@@ -1,8 +1,10 @@
 //! One file for each command.
 
 pub(crate) mod explain;
+mod image_args;
 pub(crate) mod lint;
 pub(crate) mod node;
+mod policy_args;
 pub(crate) mod shell;
 pub(crate) mod violations;
 
@@ -37,6 +39,15 @@ pub(crate) enum Format {
     Text,
     /// JSON for programs.
     Json,
+}
+
+/// Prints a value as JSON for people too, with a last line end.
+///
+/// # Errors
+/// When it cannot be written.
+pub(crate) fn print_json(out: &mut impl io::Write, value: &impl serde::Serialize) -> io::Result<()> {
+    serde_json::to_writer_pretty(&mut *out, value)?;
+    writeln!(out)
 }
 
 /// Whether to colour what goes to standard output: on a terminal, and not where <https://no-color.org> says no.

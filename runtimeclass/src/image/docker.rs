@@ -58,7 +58,7 @@ pub(super) fn read(store: &mut Store, choice: &Choice) -> Result<Contents, Image
         verify(&entry.config, &bytes, hex)?;
     }
     let name = entry.tags().first().cloned();
-    Ok(Contents { name, config: config(&bytes, &entry.config)?, layers: entry.layers.clone() })
+    Ok(Contents { name, digest: None, config: config(&bytes, &entry.config)?, layers: entry.layers.clone() })
 }
 
 /// Both tools name the config by its digest: `<hex>.json`, `blobs/sha256/<hex>` or `sha256:<hex>`.

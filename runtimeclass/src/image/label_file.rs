@@ -27,7 +27,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Image, LabelFileError> {
         .map_err(|DockerfileError { span, problem }| LabelFileError { line: line_of(span.start), problem })?;
     let entrypoint = subject.facts.command().map(|command| command.program().to_owned());
     let places = sources.labels.into_iter().map(|(key, source)| (key, line_of(source.key.start)));
-    Ok(Image { name: None, labels: subject.labels, entrypoint, lines: places.collect() })
+    Ok(Image { labels: subject.labels, entrypoint, lines: places.collect(), ..Image::default() })
 }
 
 /// The text of a file, without a byte order mark.

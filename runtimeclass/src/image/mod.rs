@@ -26,10 +26,12 @@ const MAX_MANIFEST: u64 = 4 << 20;
 const MAX_LABEL_FILE: u64 = 1 << 20;
 
 /// What `keep explain` needs to know of an image.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Image {
     /// The image's name in its archive, where it has one.
     pub(crate) name: Option<String>,
+    /// Digest of its manifest or index, as a reference to it points to, where the archive has one.
+    pub(crate) digest: Option<String>,
     /// All labels of the image config.
     pub(crate) labels: BTreeMap<String, String>,
     /// First word of the config's Entrypoint, else of its Cmd.
@@ -93,6 +95,7 @@ fn list(names: &[String]) -> String {
 /// An image as its archive or layout has it.
 struct Contents {
     name: Option<String>,
+    digest: Option<String>,
     config: ImageConfiguration,
     /// Files of the store, lowest layer first.
     layers: Vec<String>,
@@ -142,7 +145,7 @@ pub(crate) fn open(path: &Path, choice: &Choice) -> Result<Image, ImageError> {
     match input(path)? {
         Input::Store(mut store) => {
             let contents = contents(&mut store, choice)?;
-            Ok(from_config(contents.name, &contents.config))
+            Ok(Image { name: contents.name, digest: contents.digest, ..from_config(&contents.config) })
         }
         Input::Text(file) => label_text(file, &path.display().to_string(), choice),
     }
@@ -205,8 +208,8 @@ pub(crate) fn label_text(from: impl Read, what: &str, choice: &Choice) -> Result
         return Ok(label_file::parse(&bytes)?);
     }
     match parse_json(&bytes)? {
-        Json::Config(config) => Ok(from_config(None, &config)),
-        Json::Labels(labels) => Ok(Image { name: None, labels, entrypoint: None, lines: BTreeMap::new() }),
+        Json::Config(config) => Ok(from_config(&config)),
+        Json::Labels(labels) => Ok(Image { labels, ..Image::default() }),
     }
 }
 
@@ -239,7 +242,7 @@ fn config(bytes: &[u8], what: &str) -> Result<ImageConfiguration, ImageError> {
 }
 
 fn subject(config: &ImageConfiguration) -> Subject {
-    let image = from_config(None, config);
+    let image = from_config(config);
     let Some(config) = config.config() else { return Subject::default() };
     let pairs = config.env().iter().flatten().filter_map(|pair| pair.split_once('='));
     let facts = ImageFacts {
@@ -255,14 +258,14 @@ fn subject(config: &ImageConfiguration) -> Subject {
 }
 
 /// The words that decide are chosen as the shim chooses them: Entrypoint first, Cmd where there is none.
-fn from_config(name: Option<String>, config: &ImageConfiguration) -> Image {
+fn from_config(config: &ImageConfiguration) -> Image {
     let Some(config) = config.config() else {
-        return Image { name, labels: BTreeMap::new(), entrypoint: None, lines: BTreeMap::new() };
+        return Image::default();
     };
     let first = |words: &Option<Vec<String>>| words.as_ref().and_then(|words| words.first().cloned());
     let labels = config.labels().iter().flatten().map(|(key, value)| (key.clone(), value.clone())).collect();
     let entrypoint = first(config.entrypoint()).or_else(|| first(config.cmd()));
-    Image { name, labels, entrypoint, lines: BTreeMap::new() }
+    Image { labels, entrypoint, ..Image::default() }
 }
 
 /// Whether `wanted` names the image `name`: the whole of it, or what follows a slash of it.

@@ -20,6 +20,7 @@ pub(super) fn read(store: &mut Store, choice: &Choice) -> Result<Contents, Image
     let index = index(&store.read("index.json", MAX_MANIFEST)?, "index.json")?;
     let named = choose(index.manifests(), choice.name.as_deref())?;
     let name = named.first().and_then(|descriptor| name_of(descriptor)).map(str::to_owned);
+    let digest = named.first().map(|descriptor| descriptor.digest().to_string());
     let descriptor = manifest_for(store, named, choice)?;
     let bytes = store.blob(&descriptor, MAX_MANIFEST)?;
     let what = format!("manifest {}", descriptor.digest());
@@ -28,7 +29,7 @@ pub(super) fn read(store: &mut Store, choice: &Choice) -> Result<Contents, Image
     let bytes = store.blob(manifest.config(), MAX_CONFIG)?;
     let config = config(&bytes, &format!("config {}", manifest.config().digest()))?;
     let layers = manifest.layers().iter().map(|layer| layer.digest().to_string().replacen(':', "/", 1));
-    Ok(Contents { name, config, layers: layers.map(|path| format!("blobs/{path}")).collect() })
+    Ok(Contents { name, digest, config, layers: layers.map(|path| format!("blobs/{path}")).collect() })
 }
 
 fn index(bytes: &[u8], what: &str) -> Result<ImageIndex, ImageError> {

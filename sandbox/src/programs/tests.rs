@@ -39,7 +39,7 @@ fn resolved(programs: &[&str], entrypoint: Option<&str>) -> ResolvedPrograms {
         entrypoint: entrypoint.map(str::to_owned),
         ..bare_plan()
     };
-    resolve(image.path(), &plan, "/nowhere:/usr/bin", "/srv").unwrap()
+    resolve(image.path(), &plan, None, "/nowhere:/usr/bin", "/srv").unwrap()
 }
 
 fn set(paths: &[&str]) -> BTreeSet<AbsPath> {
@@ -102,4 +102,47 @@ fn a_folder_or_a_file_without_execute_bit_is_no_program() {
     assert_eq!(find("env"), None);
     assert_eq!(find("/usr/bin"), None);
     assert_eq!(find(""), None);
+}
+
+#[test]
+fn what_a_symlink_or_a_script_leads_to_must_lie_within_the_bounds() {
+    let image = image();
+    let granted = |programs: &[&str],
+                   beneath: &[&str],
+                   within: &[&str],
+                   denied: &[&str],
+                   command: Option<&str>| {
+        let plan = Plan {
+            programs: Some(programs.iter().chain(beneath).map(|path| abs(path)).collect()),
+            without_interpreter: set(beneath),
+            program_bounds: Bounds { within: (!within.is_empty()).then(|| set(within)), denied: set(denied) },
+            ..bare_plan()
+        };
+        resolve(image.path(), &plan, command, "/usr/bin", "/srv").unwrap().entries
+    };
+    let app = &["/srv/run"][..];
+    assert_eq!(granted(app, &[], &[], &[], None), set(&["/usr/bin/app", "/usr/bin/dash"]));
+    assert_eq!(
+        granted(app, &[], &["/srv"], &[], None),
+        set(&[]),
+        "the link lies within, its target does not"
+    );
+    assert_eq!(
+        granted(app, &[], &["/usr/bin/app"], &[], None),
+        set(&["/usr/bin/app"]),
+        "its interpreter does not"
+    );
+    assert_eq!(granted(app, &[], &[], &["/usr/bin/dash"], None), set(&["/usr/bin/app"]));
+    assert_eq!(
+        granted(&["/opt"], &[], &[], &["/opt/tools/script"], None),
+        set(&[]),
+        "it would hold a denied program"
+    );
+    assert_eq!(
+        granted(&[], app, &[], &[], None),
+        set(&["/usr/bin/app"]),
+        "the folder did not bring interpreters"
+    );
+    assert_eq!(granted(&[], &[], &[], &[], Some("app")), set(&["/usr/bin/app", "/usr/bin/dash"]));
+    assert_eq!(granted(&[], &[], &["/opt"], &[], Some("app")), set(&[]));
 }

@@ -1,7 +1,9 @@
+use std::collections::BTreeSet;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::{fs, iter};
 
 use oci_spec::runtime::Mount;
+use profiles::profile::Bounds;
 
 use super::*;
 use crate::testing::{abs, bare_plan};
@@ -242,4 +244,19 @@ fn the_pod_s_own_seccomp_profile_is_taken_out_once() {
     let json = take_seccomp(&mut spec).unwrap().unwrap();
     assert!(json.contains("SCMP_ACT_ERRNO"));
     assert_eq!(take_seccomp(&mut spec).unwrap(), None);
+}
+
+#[test]
+fn a_write_path_that_leads_out_of_its_bounds_is_an_error_and_makes_nothing() {
+    let image = image();
+    for (path, within) in [("/var/run", "/var"), ("/var/lost/x", "/var"), ("/var/lost", "/var")] {
+        let bounds = Bounds { within: Some([abs(within)].into()), denied: BTreeSet::new() };
+        let plan = Plan { write_bounds: bounds, ..plan(&[path]) };
+        let programs = ResolvedPrograms::default();
+        let error = harden(&mut spec(), &plan, &programs, image.path(), Path::new(EMPTY)).unwrap_err();
+        assert!(matches!(error, SpecError::WritePathBounds { .. }), "{path}: {error}");
+    }
+    let bounds = Bounds { within: Some([abs("/run")].into()), denied: BTreeSet::new() };
+    let plan = Plan { write_bounds: bounds, ..plan(&["/var/run"]) };
+    harden(&mut spec(), &plan, &ResolvedPrograms::default(), image.path(), Path::new(EMPTY)).unwrap();
 }

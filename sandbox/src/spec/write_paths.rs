@@ -10,6 +10,7 @@ use nix::sys::stat::{FchmodatFlags, Mode, fchmodat, mkdirat};
 use nix::unistd::{Gid, Uid, fchownat};
 use oci_spec::runtime::{Mount, User};
 use profiles::intent::AbsPath;
+use profiles::profile::Bounds;
 
 use super::SpecError;
 use super::mounts::{is_tmpfs, mount};
@@ -35,9 +36,13 @@ impl Owner {
 }
 
 /// Adds the mounts for `write` to `mounts`, making in the image what it lacks.
+///
+/// # Errors
+/// When a path cannot be made or, symlinks followed, lies outside `bounds`.
 pub(super) fn add(
     mounts: &mut Vec<Mount>,
     write: &BTreeSet<AbsPath>,
+    bounds: &Bounds,
     root: &Root,
     owner: Owner,
 ) -> Result<(), SpecError> {
@@ -45,6 +50,8 @@ pub(super) fn add(
     for path in write {
         let real = real(root, Path::new(path.as_str()));
         let place = real.as_path();
+        // Before anything is made there; where a dangling symlink leads, only the bind knows.
+        check(bounds, path, place)?;
         let kernels = ["/", "/proc", "/sys", "/dev"];
         if binds.iter().any(|bind| is_beneath(place, bind.destination())) || place == Path::new("/") {
             continue;
@@ -55,7 +62,7 @@ pub(super) fn add(
                 mounts.insert(index + 1, tmpfs(place, owner));
             }
             Some(_) => {}
-            None => binds.push(bind(root, path, owner)?),
+            None => binds.push(bind(root, path, bounds, owner)?),
         }
     }
     // Before all others: a volume beneath a write path must be mounted over it.
@@ -86,12 +93,20 @@ pub(super) fn real(root: &Root, path: &Path) -> PathBuf {
     path.to_owned()
 }
 
-fn bind(root: &Root, declared: &AbsPath, owner: Owner) -> Result<Mount, SpecError> {
+fn check(bounds: &Bounds, declared: &AbsPath, real: &Path) -> Result<(), SpecError> {
+    if real.to_str().and_then(|real| AbsPath::new(real).ok()).is_some_and(|real| bounds.leave(&real)) {
+        return Ok(());
+    }
+    Err(SpecError::WritePathBounds { path: declared.to_string(), real: real.to_owned() })
+}
+
+fn bind(root: &Root, declared: &AbsPath, bounds: &Bounds, owner: Owner) -> Result<Mount, SpecError> {
     let failed = |source| SpecError::WritePath { path: declared.to_string(), source };
     let path = Path::new(declared.as_str());
     make(root, path, owner, 0).map_err(failed)?;
     let found = root.look(path).map_err(|errno| failed(errno.into()))?;
     let real = root.path_of(&found.fd).ok_or_else(|| SpecError::WritePathName(declared.to_string()))?;
+    check(bounds, declared, Path::new(real.as_str()))?;
     let inside = real.as_str().trim_start_matches('/');
     let options = ["bind", "rw"].iter().chain(&OPTIONS).map(ToString::to_string).collect();
     Ok(mount(Path::new(real.as_str()), "bind", root.path().join(inside), options))

@@ -1,6 +1,6 @@
 //! Confines a program by a hand-made plan, serves its listener, and tells what came of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::{Read, Seek};
@@ -14,6 +14,7 @@ use nix::unistd::{dup2_stderr, dup2_stdout, execve, pipe};
 use profiles::intent::AbsPath;
 use profiles::plan::{Action, CallRule, LandlockPlan, NetworkPlan, SeccompPlan, SocketPlan};
 use profiles::policy::Mode;
+use profiles::profile::Bounds;
 use profiles::record::Verdict;
 use profiles::{Observation, Plan, syscalls};
 use sandbox::cgroup::{OwnCgroup, Unified};
@@ -69,8 +70,11 @@ pub(crate) fn open_plan() -> Plan {
         profile: "sha256:0".to_owned(),
         mode: Mode::Enforce,
         programs: None,
+        without_interpreter: BTreeSet::new(),
+        program_bounds: Bounds::default(),
         entrypoint: None,
         write: None,
+        write_bounds: Bounds::default(),
         hidden: Default::default(),
         no_new_privileges: true,
         capabilities: None,
@@ -192,7 +196,7 @@ pub(crate) fn run_in(
     extra: Option<&SeccompPlan>,
     command: &[&str],
 ) -> Outcome {
-    let programs = resolve(Path::new("/"), plan, "/usr/bin", "/").unwrap();
+    let programs = resolve(Path::new("/"), plan, None, "/usr/bin", "/").unwrap();
     let mut output = tempfile::tempfile().unwrap();
     let (giver, taker) = handover::pair().unwrap();
     let keep = [giver.as_fd().as_raw_fd(), output.as_fd().as_raw_fd()];

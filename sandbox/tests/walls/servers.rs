@@ -56,7 +56,7 @@ fn profiled(program: &str, needs: &str) -> Plan {
     .map(|(key, value)| (key.to_owned(), value.to_owned()))
     .into();
     let policy = Policy::builtin("keep").unwrap();
-    let computed = compute(&labels::parse(&labels).unwrap(), Some(program), &policy).unwrap();
+    let computed = compute(labels::parse(&labels), Some(program), &policy).unwrap();
     plan(&computed.profile, &probe()).unwrap()
 }
 

@@ -80,28 +80,6 @@ fn a_wrong_port_says_where_and_what_was_meant() {
     }
 }
 
-fn connect(words: &[&str]) -> Vec<String> {
-    let set = words.iter().map(|word| word.parse().unwrap()).collect();
-    canonical_connect(&set).iter().map(ToString::to_string).collect()
-}
-
-#[test]
-fn overlapping_and_adjacent_ports_become_one_range() {
-    assert_eq!(connect(&["80/tcp", "81-90/tcp", "85-99/tcp", "81/udp"]), ["80-99/tcp", "81/udp"]);
-    assert_eq!(connect(&["1-65535/tcp", "65535/tcp"]), ["1-65535/tcp"]);
-    assert_eq!(connect(&["80/tcp", "82/tcp"]), ["80/tcp", "82/tcp"]);
-}
-
-#[test]
-fn what_a_wider_network_grants_is_dropped_and_nothing_else() {
-    assert_eq!(connect(&["443/tcp", "10.0.0.0/8:443/tcp"]), ["443/tcp"]);
-    assert_eq!(connect(&["10.0.0.0/8:443/tcp", "10.1.0.0/16:443/tcp"]), ["10.0.0.0/8:443/tcp"]);
-    assert_eq!(
-        connect(&["10.0.0.0/8:443/tcp", "11.0.0.0/8:443/tcp", "10.0.0.1:80/tcp"]),
-        ["10.0.0.0/8:443/tcp", "10.0.0.1:80/tcp", "11.0.0.0/8:443/tcp"]
-    );
-}
-
 #[test]
 fn a_network_contains_its_own_addresses_only() {
     let network: Cidr = "10.0.0.0/8".parse().unwrap();

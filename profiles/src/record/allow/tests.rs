@@ -3,17 +3,25 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::labels;
 use crate::policy::Policy;
-use crate::profile::compute;
+use crate::profile::{Computed, compute};
 use crate::record::Verdict;
 
-fn profile(class: &str, pairs: &[(&str, &str)]) -> Profile {
-    let with = |(key, value): &(&str, &str)| (format!("dev.keep.{key}"), (*value).to_owned());
-    let labels: BTreeMap<_, _> = pairs.iter().chain(&[("intent", "v1")]).map(with).collect();
-    let declaration = labels::parse(&labels).unwrap();
-    compute(&declaration, Some("nginx"), &Policy::builtin(class).unwrap()).unwrap().profile
+struct Case {
+    computed: Computed,
+    policy: Policy,
 }
 
-fn nginx() -> Profile {
+fn profile(class: &str, pairs: &[(&str, &str)]) -> Case {
+    under(Policy::builtin(class).unwrap(), pairs)
+}
+
+fn under(policy: Policy, pairs: &[(&str, &str)]) -> Case {
+    let with = |(key, value): &(&str, &str)| (format!("dev.keep.{key}"), (*value).to_owned());
+    let labels: BTreeMap<_, _> = pairs.iter().chain(&[("intent", "v1")]).map(with).collect();
+    Case { computed: compute(labels::parse(&labels), Some("nginx"), &policy).unwrap(), policy }
+}
+
+fn nginx() -> Case {
     let pairs = [
         ("exec", "/usr/sbin/nginx"),
         ("listen", "8080/tcp"),
@@ -35,12 +43,14 @@ fn seen(wall: Wall, operation: &str, object: &str) -> Observation {
     }
 }
 
-fn asked(profile: &Profile, wall: Wall, operation: &str, object: &str) -> Result<String, String> {
-    allow(profile, &seen(wall, operation, object)).map(|allow| format!("{}={}", allow.label, allow.value))
+fn asked(case: &Case, wall: Wall, operation: &str, object: &str) -> Result<String, String> {
+    let Computed { intent, profile, .. } = &case.computed;
+    let granted = Granted { intent, profile, policy: &case.policy };
+    allow(granted, &seen(wall, operation, object)).map(|allow| format!("{}={}", allow.label, allow.value))
 }
 
-fn refused(profile: &Profile, wall: Wall, operation: &str, object: &str, part: &str) {
-    let because = asked(profile, wall, operation, object).unwrap_err();
+fn refused(case: &Case, wall: Wall, operation: &str, object: &str, part: &str) {
+    let because = asked(case, wall, operation, object).unwrap_err();
     assert!(because.contains(part), "{object}: {because}");
 }
 
@@ -172,4 +182,39 @@ fn what_the_class_forbids_or_nothing_opens_says_so() {
     refused(&profile("keep", &[]), Wall::Syscall, "x", "socket(2, 1, 0)", "TCP sockets");
     let permissive = profile("keep-permissive", &[]);
     assert_eq!(asked(&permissive, Wall::Syscall, "x", "mount(0)").unwrap(), "dev.keep.needs=mount");
+}
+
+#[test]
+fn what_a_policy_took_or_would_take_is_not_suggested() {
+    let text = r#"
+apiVersion: keep.dev/v1alpha1
+kind: RuntimePolicy
+metadata: { name: narrow }
+spec:
+  ceiling: { exec: [/usr], write: [/var], listen: [8000-8999/tcp], connect: [10.0.0.0/8:1-65535/tcp] }
+  deny: { exec: [/usr/bin/curl], connect: [10.9.0.0/16:1-65535/tcp] }
+"#;
+    let policies = crate::policy::Policies::parse([("narrow.yaml", text)]).unwrap();
+    let policy = policies.select(&crate::policy::Subject::of_class("keep")).unwrap();
+    let pairs = [("connect", "5432/tcp"), ("write", "/var/cache /srv"), ("listen", "8080/tcp")];
+    let case = under(policy, &pairs);
+    for (wall, operation, object, part) in [
+        (Wall::Exec, "execve", "/bin/sh", "policy narrow does not leave /bin/sh"),
+        (Wall::Exec, "execve", "/usr/bin/curl", "policy narrow does not leave /usr/bin/curl"),
+        (Wall::File, "openat", "/srv/x", "policy narrow does not leave writing /srv"),
+        (Wall::Network, "bind", "0.0.0.0:80/tcp", "policy narrow does not leave listening on 80/tcp"),
+        (
+            Wall::Network,
+            "connect",
+            "11.0.0.1:80/tcp",
+            "policy narrow does not leave connecting to 11.0.0.1:80/tcp",
+        ),
+        (Wall::Network, "connect", "10.9.0.1:80/tcp", "policy narrow"),
+    ] {
+        refused(&case, wall, operation, object, part);
+    }
+    // What is suggested holds what the image says, not what was left of it.
+    let connect = asked(&case, Wall::Network, "connect", "10.1.0.1:80/tcp").unwrap();
+    assert_eq!(connect, "dev.keep.connect=5432/tcp 10.1.0.1:80/tcp");
+    assert_eq!(asked(&case, Wall::Exec, "execve", "/usr/bin/tar").unwrap(), "dev.keep.exec=/usr/bin/tar");
 }

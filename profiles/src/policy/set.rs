@@ -1,0 +1,346 @@
+//! All policies of a node: read, and checked against each other.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Ceiling, RuntimePolicy, Selector, Spec, builtin};
+use crate::intent::Intent;
+use crate::labels::MAX_ENTRIES;
+
+/// Longest policy file that is read, in bytes.
+pub const MAX_FILE: usize = 256 * 1024;
+/// Most entries of a selector's list.
+const MAX_SELECTED: usize = 64;
+/// Most policies on a node. Of a list's entries, [`MAX_ENTRIES`] are read, as of a label's.
+pub const MAX_POLICIES: usize = 512;
+
+/// Every policy of a node, free of conflicts.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Policies {
+    /// The documents by name, with the file that each stands in.
+    pub(super) documents: BTreeMap<String, Source>,
+}
+
+/// A document and where it stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Source {
+    pub(super) file: String,
+    pub(super) spec: Spec,
+}
+
+/// What is wrong with policies; names the file or files.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PolicyError {
+    /// A file is not what is expected.
+    #[error("{file}{place}: {problem}")]
+    Document {
+        /// The file.
+        file: String,
+        /// `:line:column`, where known.
+        place: String,
+        /// What is wrong and what was meant.
+        problem: String,
+    },
+    /// Two policies say different things about the same containers.
+    #[error(
+        "policies {one:?} ({one_file}) and {other:?} ({other_file}) conflict: both set {field}, differently, for the same containers; \
+         make one of them more specific, or their selectors disjoint"
+    )]
+    Conflict {
+        /// What both set.
+        field: &'static str,
+        /// One policy.
+        one: String,
+        /// Its file.
+        one_file: String,
+        /// The other.
+        other: String,
+        /// Its file.
+        other_file: String,
+    },
+    /// Two documents have one name.
+    #[error("policy {name:?} stands in {one} and again in {other}; names are unique")]
+    Twice {
+        /// The name.
+        name: String,
+        /// One file.
+        one: String,
+        /// The other.
+        other: String,
+    },
+    /// There are more documents than are read.
+    #[error("{file}: there are more than {MAX_POLICIES} policies")]
+    TooMany {
+        /// The file that exceeds.
+        file: String,
+    },
+}
+
+/// How specific a policy's selector is: the more specific decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Tier {
+    /// No selector.
+    All,
+    /// Classes alone: the policy is part of those classes.
+    Class,
+    /// Namespaces.
+    Namespace,
+    /// Images.
+    Image,
+    /// Namespaces and images.
+    NamespacedImage,
+}
+
+impl Selector {
+    pub(super) fn tier(&self) -> Tier {
+        match (&self.classes, &self.namespaces, &self.images) {
+            (_, Some(_), Some(_)) => Tier::NamespacedImage,
+            (_, None, Some(_)) => Tier::Image,
+            (_, Some(_), None) => Tier::Namespace,
+            (Some(_), None, None) => Tier::Class,
+            (None, None, None) => Tier::All,
+        }
+    }
+
+    /// Whether some container is meant by both.
+    fn overlaps(&self, other: &Self) -> bool {
+        fn meet<T>(one: Option<&T>, other: Option<&T>, meet: impl Fn(&T, &T) -> bool) -> bool {
+            one.zip(other).is_none_or(|(one, other)| meet(one, other))
+        }
+        meet(self.classes.as_ref(), other.classes.as_ref(), |one, other| !one.is_disjoint(other))
+            && [(&self.namespaces, &other.namespaces), (&self.images, &other.images)].iter().all(
+                |(one, other)| {
+                    meet(one.as_ref(), other.as_ref(), |one, other| {
+                        one.iter().any(|a| other.iter().any(|b| a.overlaps(b)))
+                    })
+                },
+            )
+    }
+}
+
+impl Policies {
+    /// Reads the files of a policy folder, given as name and text, each of one YAML document or more.
+    ///
+    /// # Errors
+    /// When one of them is not understood or contradicts itself, two have one name, or two conflict: none counts then.
+    pub fn parse<'a>(files: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Self, PolicyError> {
+        let mut policies = Self::default();
+        for (file, text) in files {
+            for document in documents(file, text)? {
+                policies.add(file, document)?;
+            }
+        }
+        policies.check_conflicts()?;
+        Ok(policies)
+    }
+
+    /// Puts documents together that were read elsewhere (from the Kubernetes API).
+    ///
+    /// # Errors
+    /// As [`Policies::parse`].
+    pub fn from_documents(documents: impl IntoIterator<Item = RuntimePolicy>) -> Result<Self, PolicyError> {
+        let mut policies = Self::default();
+        for document in documents {
+            policies.add("the cluster", document)?;
+        }
+        policies.check_conflicts()?;
+        Ok(policies)
+    }
+
+    /// Names of the policies, in order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.documents.keys().map(String::as_str)
+    }
+
+    /// Each policy with the file that it stands in, in the order of their names.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str, &Spec)> {
+        self.documents.iter().map(|(name, source)| (name.as_str(), source.file.as_str(), &source.spec))
+    }
+
+    /// Classes that policies define beside the built-in ones, with the first policy that does.
+    pub(super) fn classes(&self) -> BTreeMap<String, String> {
+        let mut defined = BTreeMap::new();
+        for (name, source) in &self.documents {
+            if source.spec.selector.tier() == Tier::Class {
+                for class in source.spec.selector.classes.iter().flatten() {
+                    defined.entry(class.clone()).or_insert_with(|| name.clone());
+                }
+            }
+        }
+        defined.retain(|class, _| !builtin::CLASSES.contains(&class.as_str()));
+        defined
+    }
+
+    fn add(&mut self, file: &str, document: RuntimePolicy) -> Result<(), PolicyError> {
+        let name = document.metadata.name;
+        if let Err(problem) = check_name(&name).and_then(|()| check(&document.spec)) {
+            let problem = format!("policy {:?}: {problem}", name.chars().take(80).collect::<String>());
+            return Err(PolicyError::Document { file: file.to_owned(), place: String::new(), problem });
+        }
+        if let Some(before) = self.documents.get(&name) {
+            let (one, other) = (before.file.clone(), file.to_owned());
+            return Err(PolicyError::Twice { name, one, other });
+        }
+        if self.documents.len() == MAX_POLICIES {
+            return Err(PolicyError::TooMany { file: file.to_owned() });
+        }
+        self.documents.insert(name, Source { file: file.to_owned(), spec: document.spec });
+        Ok(())
+    }
+
+    fn check_conflicts(&self) -> Result<(), PolicyError> {
+        for (place, (one, left)) in self.documents.iter().enumerate() {
+            for (other, right) in self.documents.iter().skip(place + 1) {
+                let (a, b) = (&left.spec, &right.spec);
+                if a.selector.tier() != b.selector.tier() {
+                    continue;
+                }
+                let Some(field) = contradiction(a, b).filter(|_| a.selector.overlaps(&b.selector)) else {
+                    continue;
+                };
+                return Err(PolicyError::Conflict {
+                    field,
+                    one: one.clone(),
+                    one_file: left.file.clone(),
+                    other: other.clone(),
+                    other_file: right.file.clone(),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A field that both set, differently, and of which only one can hold.
+fn contradiction(a: &Spec, b: &Spec) -> Option<&'static str> {
+    fn differ<T: PartialEq>(a: Option<&T>, b: Option<&T>) -> bool {
+        a.zip(b).is_some_and(|(a, b)| a != b)
+    }
+    let class = a.selector.tier() == Tier::Class;
+    let none = Ceiling::default();
+    let (x, y) = (a.ceiling.as_ref().unwrap_or(&none), b.ceiling.as_ref().unwrap_or(&none));
+    let fields = [
+        ("mode", differ(a.mode.as_ref(), b.mode.as_ref())),
+        ("undeclared", differ(a.undeclared().as_ref(), b.undeclared().as_ref())),
+        ("default", differ(a.default.as_ref(), b.default.as_ref())),
+        ("onInvalid", differ(a.on_invalid.as_ref(), b.on_invalid.as_ref())),
+        ("onExceed", differ(a.on_exceed.as_ref(), b.on_exceed.as_ref())),
+        ("require", differ(a.require.as_ref(), b.require.as_ref())),
+        ("command", differ(a.command.as_ref(), b.command.as_ref())),
+        ("interactiveExec", differ(a.interactive_exec.as_ref(), b.interactive_exec.as_ref())),
+        ("isolation", differ(a.isolation.as_ref(), b.isolation.as_ref())),
+        ("response", differ(a.response.as_ref(), b.response.as_ref())),
+        ("report", differ(a.report.as_ref(), b.report.as_ref())),
+        ("privileged", differ(a.privileged.as_ref(), b.privileged.as_ref())),
+        // A class has one ceiling; those of other policies all hold at once.
+        ("ceiling.exec", class && differ(x.exec.as_ref(), y.exec.as_ref())),
+        ("ceiling.listen", class && differ(x.listen.as_ref(), y.listen.as_ref())),
+        ("ceiling.connect", class && differ(x.connect.as_ref(), y.connect.as_ref())),
+        ("ceiling.write", class && differ(x.write.as_ref(), y.write.as_ref())),
+        ("ceiling.read", class && differ(x.read.as_ref(), y.read.as_ref())),
+        ("ceiling.caps", class && differ(x.caps.as_ref(), y.caps.as_ref())),
+        ("ceiling.needs", class && differ(x.needs.as_ref(), y.needs.as_ref())),
+    ];
+    fields.into_iter().find(|(_, differ)| *differ).map(|(field, _)| field)
+}
+
+fn documents(file: &str, text: &str) -> Result<Vec<RuntimePolicy>, PolicyError> {
+    let wrong =
+        |place: String, problem: String| PolicyError::Document { file: file.to_owned(), place, problem };
+    if text.len() > MAX_FILE {
+        let problem = format!("the file has {} bytes; at most {MAX_FILE} are read", text.len());
+        return Err(wrong(String::new(), problem));
+    }
+    let options = serde_saphyr::options! { strict_booleans: true, with_snippet: false };
+    serde_saphyr::from_multiple_with_options(text, options).map_err(|error| {
+        let place = error.location().map(|at| format!(":{}:{}", at.line(), at.column()));
+        wrong(place.unwrap_or_default(), error.without_snippet().to_string())
+    })
+}
+
+/// A name as Kubernetes takes it for an object (RFC 1123 subdomain).
+fn check_name(name: &str) -> Result<(), String> {
+    let inner = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-' || c == b'.';
+    let edge = |c: Option<&u8>| c.is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
+    let bytes = name.as_bytes();
+    if bytes.len() <= 253 && bytes.iter().all(|c| inner(*c)) && edge(bytes.first()) && edge(bytes.last()) {
+        return Ok(());
+    }
+    Err("metadata.name has lower-case letters, digits, \"-\" and \".\" only, at most 253, and begins and ends with a letter or digit".to_owned())
+}
+
+/// What no schema says.
+fn check(spec: &Spec) -> Result<(), String> {
+    use super::{Isolation, OnInvalid, Response, Undeclared};
+    for (list, entries) in [
+        ("classes", spec.selector.classes.as_ref().map(std::collections::BTreeSet::len)),
+        ("namespaces", spec.selector.namespaces.as_ref().map(std::collections::BTreeSet::len)),
+        ("images", spec.selector.images.as_ref().map(std::collections::BTreeSet::len)),
+    ] {
+        match entries {
+            Some(0) => {
+                return Err(format!(
+                    "selector.{list} is empty, so that nothing is selected; leave it out to select all"
+                ));
+            }
+            Some(many) if many > MAX_SELECTED => {
+                return Err(format!("selector.{list} has {many} entries; at most {MAX_SELECTED} are read"));
+            }
+            _ => {}
+        }
+    }
+    if let Some(class) = spec.selector.classes.iter().flatten().find(|class| check_name(class).is_err()) {
+        return Err(format!(
+            "selector.classes: {class:?} is no name of a class; a class is named exactly, without patterns"
+        ));
+    }
+    let grants =
+        [("default", &spec.default), ("deny", &spec.deny)].map(|(name, grants)| (name, grants.as_ref()));
+    let exceptions = spec.exceptions.iter().map(|exception| ("exceptions.grants", Some(&exception.grants)));
+    for (name, grants) in grants.into_iter().chain(exceptions) {
+        if let Some((list, many)) = grants.and_then(Intent::longest).filter(|(_, many)| *many > MAX_ENTRIES) {
+            return Err(format!("{name}.{list} has {many} entries; at most {MAX_ENTRIES} are read"));
+        }
+    }
+    if let Some((list, many)) =
+        spec.ceiling.as_ref().and_then(Ceiling::longest).filter(|(_, many)| *many > MAX_ENTRIES)
+    {
+        return Err(format!("ceiling.{list} has {many} entries; at most {MAX_ENTRIES} are read"));
+    }
+    if let Some(path) =
+        spec.default.iter().flat_map(|default| &default.write).find_map(crate::labels::unwritable)
+    {
+        return Err(format!("default.write: nothing under {path} can be made writable"));
+    }
+    match (&spec.default, spec.undeclared) {
+        (Some(_), Some(other)) if other != Undeclared::Default => {
+            return Err("default says what images get that declare nothing, and undeclared says something else; leave undeclared out".to_owned());
+        }
+        (None, Some(Undeclared::Default)) => {
+            return Err("undeclared is default, and no default is given".to_owned());
+        }
+        _ => {}
+    }
+    if spec.on_invalid == Some(OnInvalid::UseDefault) && spec.default.is_none() {
+        return Err("onInvalid is UseDefault, and no default is given".to_owned());
+    }
+    if !spec.exceptions.is_empty() && spec.ceiling.is_none() {
+        return Err("exceptions raise this policy's own ceiling, and it has none".to_owned());
+    }
+    if !spec.exceptions.is_empty() && spec.selector.tier() == Tier::Class {
+        return Err("an exception cannot lift the ceiling of a class; put the ceiling into a policy that selects namespaces or images".to_owned());
+    }
+    if spec.isolation == Some(Isolation::Microvm) {
+        return Err(
+            "isolation: microvm is not there yet in this version; leave it out, or use host".to_owned()
+        );
+    }
+    if spec.response == Some(Response::Evict) {
+        return Err("response: evict is not there yet in this version; leave it out, or use event".to_owned());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;
