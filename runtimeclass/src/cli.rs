@@ -23,6 +23,7 @@ pub(crate) struct Cli {
 enum Command {
     Lint(command::lint::Lint),
     Explain(command::explain::Explain),
+    Diff(command::diff::Args),
     Violations(command::violations::Violations),
     Node(command::node::Node),
     Completion(command::shell::Completion),
@@ -40,6 +41,7 @@ impl Cli {
         match &self.command {
             Command::Lint(args) => command::lint::run(args),
             Command::Explain(args) => command::explain::run(args),
+            Command::Diff(args) => command::diff::run(args),
             Command::Violations(args) => command::violations::run(args),
             Command::Node(args) => command::node::run(args),
             Command::Completion(args) => command::shell::completion(args),

@@ -1,5 +1,6 @@
 //! One file for each command.
 
+pub(crate) mod diff;
 pub(crate) mod explain;
 mod image_args;
 pub(crate) mod lint;
