@@ -5,6 +5,7 @@ pub(crate) mod explain;
 mod image_args;
 pub(crate) mod lint;
 pub(crate) mod node;
+pub(crate) mod policy;
 mod policy_args;
 pub(crate) mod shell;
 pub(crate) mod violations;
