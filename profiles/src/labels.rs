@@ -322,7 +322,8 @@ pub(crate) fn unwritable(path: &AbsPath) -> Option<&'static str> {
     ["/proc", "/sys"].into_iter().find(|root| under(root))
 }
 
-fn capability(word: &str) -> Result<Capability, EntryError> {
+/// The capability that a word names, or what was meant.
+pub(crate) fn capability(word: &str) -> Result<Capability, EntryError> {
     Capability::new(word).map_err(|_| {
         let upper = word.to_ascii_uppercase();
         let bare = upper.strip_prefix("CAP_").unwrap_or(&upper);
@@ -340,7 +341,8 @@ fn capability(word: &str) -> Result<Capability, EntryError> {
     })
 }
 
-fn need(word: &str) -> Result<Need, EntryError> {
+/// The need that a word names, or what was meant.
+pub(crate) fn need(word: &str) -> Result<Need, EntryError> {
     Need::new(word).map_err(|_| {
         let known: Vec<String> = Need::all().map(String::from).collect();
         let problem = match nearest(word, known.iter().map(String::as_str)) {

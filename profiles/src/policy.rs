@@ -128,25 +128,25 @@ pub enum Report {
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Ceiling {
     /// Programs; a folder leaves every program beneath.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     pub exec: Option<BTreeSet<AbsPath>>,
     /// Ports that are bound, as `8000-8010/tcp`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     pub listen: Option<BTreeSet<PortRange>>,
     /// Where to connect, as `10.0.0.0/8:443/tcp`, `dns`, `unix:/run/x`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     pub connect: Option<BTreeSet<Endpoint>>,
     /// What is written beneath.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     pub write: Option<BTreeSet<AbsPath>>,
     /// What is read beyond the default set.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     pub read: Option<BTreeSet<AbsPath>>,
     /// Capabilities, without `CAP_`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     pub caps: Option<BTreeSet<Capability>>,
     /// Needs.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     pub needs: Option<BTreeSet<Need>>,
 }
 
@@ -194,6 +194,14 @@ pub struct Policy {
     pub ceilings: Vec<Rule<Ceiling>>,
     /// What is never granted, whatever an exception says.
     pub denied: Vec<Rule<Intent>>,
+}
+
+/// A field that is there must have a value: nothing behind `needs:` would mean that the field is absent, which leaves
+/// everything.
+fn given<'de, D: serde::Deserializer<'de>, T: Deserialize<'de>>(value: D) -> Result<Option<T>, D::Error> {
+    Option::deserialize(value)?.map(Some).ok_or_else(|| {
+        serde::de::Error::custom("there is nothing behind this field; remove it, or write [] for an empty list")
+    })
 }
 
 impl Policy {

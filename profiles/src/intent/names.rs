@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::EntryError;
 use crate::syscalls;
 
 /// Every Linux capability; its place is its number.
@@ -145,9 +146,9 @@ impl fmt::Display for Need {
 }
 
 impl TryFrom<String> for Capability {
-    type Error = UnknownName;
-    fn try_from(text: String) -> Result<Self, UnknownName> {
-        Self::new(&text)
+    type Error = EntryError;
+    fn try_from(text: String) -> Result<Self, EntryError> {
+        crate::labels::capability(&text)
     }
 }
 
@@ -158,9 +159,9 @@ impl From<Capability> for String {
 }
 
 impl TryFrom<String> for Need {
-    type Error = UnknownName;
-    fn try_from(text: String) -> Result<Self, UnknownName> {
-        Self::new(&text)
+    type Error = EntryError;
+    fn try_from(text: String) -> Result<Self, EntryError> {
+        crate::labels::need(&text)
     }
 }
 

@@ -66,46 +66,46 @@ pub struct Spec {
     #[serde(default)]
     pub selector: Selector,
     /// Enforce or audit.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "super::given", skip_serializing_if = "Option::is_none")]
     pub mode: Option<Mode>,
     /// Images that declare nothing.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "super::given", skip_serializing_if = "Option::is_none")]
     pub undeclared: Option<Undeclared>,
     /// What images get that declare nothing; `undeclared: default` goes without saying.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "super::given", skip_serializing_if = "Option::is_none")]
     pub default: Option<Intent>,
     /// The most that images may be granted.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "super::given", skip_serializing_if = "Option::is_none")]
     pub ceiling: Option<Ceiling>,
     /// What is never granted, whatever else says so.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "super::given", skip_serializing_if = "Option::is_none")]
     pub deny: Option<Intent>,
     /// Images with a label that is not understood.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "super::given", skip_serializing_if = "Option::is_none")]
     pub on_invalid: Option<OnInvalid>,
     /// Images that declare more than the ceilings leave.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "super::given", skip_serializing_if = "Option::is_none")]
     pub on_exceed: Option<OnExceed>,
     /// Walls without which a container does not start: `exec`, `file`, `network`, `syscall`, `capability`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "super::given", skip_serializing_if = "Option::is_none")]
     pub require: Option<BTreeSet<Wall>>,
     /// Programs that a pod spec's `command` names.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "super::given", skip_serializing_if = "Option::is_none")]
     pub command: Option<Command>,
     /// Exec sessions with a terminal.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "super::given", skip_serializing_if = "Option::is_none")]
     pub interactive_exec: Option<InteractiveExec>,
     /// Where the container runs.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "super::given", skip_serializing_if = "Option::is_none")]
     pub isolation: Option<Isolation>,
     /// What follows a denial.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "super::given", skip_serializing_if = "Option::is_none")]
     pub response: Option<Response>,
     /// How much is observed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "super::given", skip_serializing_if = "Option::is_none")]
     pub report: Option<Report>,
     /// Whether privileged containers may run.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "super::given", skip_serializing_if = "Option::is_none")]
     pub privileged: Option<bool>,
     /// Images for which this policy's ceiling is higher for a while.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -118,13 +118,13 @@ pub struct Spec {
 #[serde(deny_unknown_fields)]
 pub struct Selector {
     /// Classes by name.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "super::given", skip_serializing_if = "Option::is_none")]
     pub classes: Option<BTreeSet<String>>,
     /// Kubernetes namespaces, as patterns. Containers outside Kubernetes are in none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "super::given", skip_serializing_if = "Option::is_none")]
     pub namespaces: Option<BTreeSet<Pattern>>,
     /// Image names as containerd has them (`docker.io/shop/web:1.4`), as patterns.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "super::given", skip_serializing_if = "Option::is_none")]
     pub images: Option<BTreeSet<Pattern>>,
 }
 

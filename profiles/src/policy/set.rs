@@ -8,6 +8,8 @@ use super::{Ceiling, RuntimePolicy, Selector, Spec, builtin};
 use crate::intent::Intent;
 use crate::labels::MAX_ENTRIES;
 
+mod words;
+
 /// Longest policy file that is read, in bytes.
 pub const MAX_FILE: usize = 256 * 1024;
 /// Most entries of a selector's list.
@@ -255,7 +257,7 @@ fn documents(file: &str, text: &str) -> Result<Vec<RuntimePolicy>, PolicyError> 
     let options = serde_saphyr::options! { strict_booleans: true, with_snippet: false };
     serde_saphyr::from_multiple_with_options(text, options).map_err(|error| {
         let place = error.location().map(|at| format!(":{}:{}", at.line(), at.column()));
-        wrong(place.unwrap_or_default(), error.without_snippet().to_string())
+        wrong(place.unwrap_or_default(), words::said(error.without_snippet()))
     })
 }
 
@@ -330,6 +332,9 @@ fn check(spec: &Spec) -> Result<(), String> {
     }
     if !spec.exceptions.is_empty() && spec.selector.tier() == Tier::Class {
         return Err("an exception cannot lift the ceiling of a class; put the ceiling into a policy that selects namespaces or images".to_owned());
+    }
+    if spec.require.as_ref().is_some_and(|walls| walls.contains(&crate::plan::Wall::Policy)) {
+        return Err("require names policy, which is no wall; there are exec, file, network, syscall, capability".to_owned());
     }
     if spec.isolation == Some(Isolation::Microvm) {
         return Err(
