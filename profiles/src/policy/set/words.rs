@@ -27,6 +27,9 @@ pub(super) fn said(error: &Error) -> String {
         Error::Unexpected { expected, .. } if expected.contains("scalar") => {
             "one value is expected here, neither a list nor fields".to_owned()
         }
+        Error::UnknownAnchor { .. } => {
+            "a value that begins with * is an alias to YAML, and nothing has that name; put it into quotes".to_owned()
+        }
         Error::NullIntoString { .. } => "a value is missing here".to_owned(),
         Error::Eof { .. } => "the file ends before what was begun is closed".to_owned(),
         Error::Budget { .. }
