@@ -95,10 +95,19 @@ pub fn number(name: &str, arch: Arch) -> Option<u32> {
 /// The name of call `number` on `arch`, if it is known.
 #[must_use]
 pub fn name(number: u32, arch: Arch) -> Option<&'static str> {
+    by_number(arch).get(&number).copied()
+}
+
+/// Every call that `arch` has, with its number, in the order of the numbers.
+pub(crate) fn numbered(arch: Arch) -> impl Iterator<Item = (u32, &'static str)> {
+    by_number(arch).iter().map(|(number, name)| (*number, *name))
+}
+
+fn by_number(arch: Arch) -> &'static BTreeMap<u32, &'static str> {
     let [x86_64, aarch64] = &*NAMES;
     match arch {
-        Arch::X86_64 => x86_64.get(&number).copied(),
-        Arch::Aarch64 => aarch64.get(&number).copied(),
+        Arch::X86_64 => x86_64,
+        Arch::Aarch64 => aarch64,
     }
 }
 
@@ -153,6 +162,14 @@ impl Grants {
     }
 }
 
+impl Sets {
+    /// Whether one of the groups that `grants` hold has `call`.
+    fn grants(&self, call: &str, grants: &Grants) -> bool {
+        let groups = self.groups_of.get(call).into_iter().flatten();
+        groups.filter_map(|place| self.groups.get(*place)).any(|group| grants.grant(group))
+    }
+}
+
 /// The rules of the generated filter for one call, the last one without condition.
 pub(crate) fn rules(call: &str, grants: &Grants) -> Vec<CallRule> {
     rules_of(&GENERATED, call, grants, Action::Refuse(EPERM))
@@ -160,31 +177,44 @@ pub(crate) fn rules(call: &str, grants: &Grants) -> Vec<CallRule> {
 
 /// The rules of containerd's default for one call: nothing reaches a listener.
 pub(crate) fn baseline_rules(call: &str, caps: &BTreeSet<Capability>) -> Vec<CallRule> {
-    let grants = Grants { needs: BTreeSet::new(), caps: caps.clone(), sockets: Sockets::Local };
-    rules_of(&BASELINE, call, &grants, Action::Errno(EPERM))
+    rules_of(&BASELINE, call, &baseline_grants(caps), Action::Errno(EPERM))
+}
+
+fn baseline_grants(caps: &BTreeSet<Capability>) -> Grants {
+    Grants { needs: BTreeSet::new(), caps: caps.clone(), sockets: Sockets::Local }
 }
 
 fn rules_of(sets: &Sets, call: &str, grants: &Grants, refused: Action) -> Vec<CallRule> {
-    let in_force = |terms: &[Term]| terms.iter().all(|term| grants.hold(term));
-    let mut rules: Vec<CallRule> = Vec::new();
-    let lines = sets.rules.get(call).into_iter().flatten();
-    for (_, of_line) in lines.filter(|(terms, _)| in_force(terms)) {
-        rules.extend(of_line.iter().cloned());
-    }
+    let mut rules: Vec<CallRule> = in_force(sets, call, grants).cloned().collect();
     if rules.is_empty() {
-        let allowed = sets.groups.iter().any(|group| grants.grant(group) && group.calls.contains(call));
-        return vec![CallRule { when: Vec::new(), action: if allowed { Action::Allow } else { refused } }];
+        let action = if sets.grants(call, grants) { Action::Allow } else { refused };
+        return vec![CallRule { when: Vec::new(), action }];
     }
-    if let Some(end) = rules.iter().position(|rule| rule.when.is_empty()) {
-        rules.truncate(end + 1);
-    } else {
+    if rules.last().is_some_and(|last| !last.when.is_empty()) {
         rules.push(CallRule { when: Vec::new(), action: refused });
     }
     rules
 }
 
-fn lets_through(rules: &[CallRule]) -> bool {
-    rules.iter().any(|rule| match rule.action {
+/// The rules of a call whose sections hold, up to the first without a condition.
+fn in_force<'a>(sets: &'a Sets, call: &str, grants: &Grants) -> impl Iterator<Item = &'a CallRule> {
+    let lines = sets.rules.get(call).into_iter().flatten();
+    let held = lines.filter(|(terms, _)| terms.iter().all(|term| grants.hold(term)));
+    let mut ended = false;
+    held.flat_map(|(_, rules)| rules).take_while(move |rule| {
+        let before = ended;
+        ended |= rule.when.is_empty();
+        !before
+    })
+}
+
+/// Whether a call is let through, with whatever arguments.
+fn lets_through(sets: &Sets, call: &str, grants: &Grants) -> bool {
+    let mut rules = in_force(sets, call, grants).peekable();
+    if rules.peek().is_none() {
+        return sets.grants(call, grants);
+    }
+    rules.any(|rule| match rule.action {
         Action::Allow | Action::Observe | Action::Log => true,
         Action::Errno(_) | Action::Refuse(_) | Action::Kill | Action::Trap => false,
     })
@@ -192,13 +222,14 @@ fn lets_through(rules: &[CallRule]) -> bool {
 
 /// Names of the calls that the generated filter lets through, with whatever arguments.
 pub(crate) fn allowed(grants: &Grants) -> BTreeSet<String> {
-    names().filter(|call| lets_through(&rules(call, grants))).map(str::to_owned).collect()
+    names().filter(|call| lets_through(&GENERATED, call, grants)).map(str::to_owned).collect()
 }
 
 /// Names of the calls that containerd's default lets through with the capabilities `caps`.
 #[must_use]
 pub fn baseline(caps: &BTreeSet<Capability>) -> BTreeSet<String> {
-    names().filter(|call| lets_through(&baseline_rules(call, caps))).map(str::to_owned).collect()
+    let grants = baseline_grants(caps);
+    names().filter(|call| lets_through(&BASELINE, call, &grants)).map(str::to_owned).collect()
 }
 
 /// The capabilities that containerd gives a container whose pod asks for none.

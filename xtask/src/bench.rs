@@ -1,5 +1,7 @@
 //! `cargo xtask bench`: ratios, measured side by side in one run.
 
+mod profile;
+
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
@@ -23,6 +25,12 @@ pub(crate) enum What {
         #[arg(long, default_value_t = 5)]
         rounds: usize,
     },
+    /// Labels and policies to a profile, a profile to a compiled filter, `keep explain` of an archive of 300 MB
+    Profile {
+        /// Runs of each
+        #[arg(long, default_value_t = 1000)]
+        runs: usize,
+    },
 }
 
 const TRUE: &str = "keep.bench/true:1";
@@ -33,18 +41,21 @@ const OPENS_DECLARED: &str = "keep.bench/opens:declared";
 /// # Errors
 /// When a container does not run.
 pub(crate) fn run(what: &What) -> Result<()> {
-    Containerd::Debian.provide()?;
-    let path = crate::build::run()?;
-    let mut options = Options::new(Containerd::Debian);
-    options.path = Some(path);
     match what {
-        What::Start { runs } => {
-            // crun 1.8 refuses to run where cgroup v2 is mounted beside v1: nobody sees it in this run.
-            options.unified = false;
-            start(&Node::start(options)?, *runs)
-        }
-        What::Observe { rounds } => observe(&Node::start(options)?, *rounds),
+        // crun 1.8 refuses to run where cgroup v2 is mounted beside v1: nobody sees it in this run.
+        What::Start { runs } => start(&node(false)?, *runs),
+        What::Observe { rounds } => observe(&node(true)?, *rounds),
+        What::Profile { runs } => profile::run(*runs),
     }
+}
+
+/// A containerd of its own with the release binaries, with cgroup v2 beside v1 if `unified`.
+fn node(unified: bool) -> Result<Node> {
+    Containerd::Debian.provide()?;
+    let mut options = Options::new(Containerd::Debian);
+    options.path = Some(crate::build::run()?);
+    options.unified = unified;
+    Node::start(options)
 }
 
 const CONTENDERS: [(&str, Runtime); 3] =

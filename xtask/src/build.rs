@@ -31,6 +31,19 @@ pub(crate) fn run() -> Result<PathBuf> {
     Ok(folder)
 }
 
+/// Runs ourselves once more, built for release: what is measured or fuzzed is what nodes run, optimised as there.
+///
+/// # Errors
+/// When the build fails, or the task.
+pub(crate) fn released(arguments: &[&str]) -> Result<()> {
+    say("building xtask for release");
+    let mut cargo = cargo();
+    cargo.args(["run", "--release", "--quiet", "--locked", "--package", "xtask", "--"]).args(arguments);
+    let status = cargo.stdin(Stdio::null()).status().context("cannot start cargo")?;
+    ensure!(status.success(), "cargo xtask {} failed", arguments.join(" "));
+    Ok(())
+}
+
 /// The cargo that runs us.
 pub(crate) fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));

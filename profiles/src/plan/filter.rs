@@ -161,8 +161,7 @@ pub fn baseline_seccomp(caps: &BTreeSet<Capability>, arch: Arch) -> SeccompPlan 
 
 /// Rules for each call that `arch` has.
 pub(super) fn numbered(arch: Arch, rules: impl Fn(&str) -> Vec<CallRule>) -> BTreeMap<u32, Vec<CallRule>> {
-    let number = |name| syscalls::number(name, arch).map(|number| (number, name));
-    syscalls::names().filter_map(number).map(|(number, name)| (number, simplified(rules(name)))).collect()
+    syscalls::numbered(arch).map(|(number, name)| (number, simplified(rules(name)))).collect()
 }
 
 /// Drops conditions that no longer decide anything, so that the kernel can cache plain calls.

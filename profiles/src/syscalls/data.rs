@@ -53,6 +53,8 @@ pub(super) type Line = (Vec<Term>, Vec<CallRule>);
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Sets {
     pub(super) groups: Vec<Group>,
+    /// Places of the groups that have a call, by its name.
+    pub(super) groups_of: BTreeMap<&'static str, Vec<usize>>,
     pub(super) rules: BTreeMap<&'static str, Vec<Line>>,
 }
 
@@ -111,6 +113,11 @@ pub(super) fn sets(texts: &[&'static str]) -> Result<Sets, DataError> {
                 let group = sets.groups.last_mut().ok_or(error("calls before the first header"))?;
                 group.calls.extend(row.split_ascii_whitespace());
             }
+        }
+    }
+    for (place, group) in sets.groups.iter().enumerate() {
+        for call in &group.calls {
+            sets.groups_of.entry(call).or_default().push(place);
         }
     }
     Ok(sets)
