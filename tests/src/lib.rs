@@ -10,6 +10,7 @@ pub mod cookbook;
 pub mod debian;
 pub mod dockerfile;
 pub mod elf;
+pub mod handler;
 pub mod image;
 pub mod images;
 pub mod intruder;

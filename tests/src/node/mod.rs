@@ -258,7 +258,15 @@ impl Node {
     /// # Errors
     /// When a line is no JSON.
     pub fn records(&self, id: &str) -> Result<Vec<Value>> {
-        let path = self.spool().join(format!("{}.{id}.jsonl", self.namespace));
+        self.records_in(&self.spool(), id)
+    }
+
+    /// The same from the spool of a runtime configuration with a `data_dir` of its own.
+    ///
+    /// # Errors
+    /// As [`Self::records`].
+    pub fn records_in(&self, spool: &Path, id: &str) -> Result<Vec<Value>> {
+        let path = spool.join(format!("{}.{id}.jsonl", self.namespace));
         let text = match std::fs::read_to_string(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -274,9 +282,23 @@ impl Node {
     /// # Errors
     /// When there is none within five seconds; shows those that there are.
     pub fn record(&self, id: &str, what: &str, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
+        self.record_in(&self.spool(), id, what, wanted)
+    }
+
+    /// The same in the spool of a runtime configuration with a `data_dir` of its own.
+    ///
+    /// # Errors
+    /// As [`Self::record`].
+    pub fn record_in(
+        &self,
+        spool: &Path,
+        id: &str,
+        what: &str,
+        wanted: impl Fn(&Value) -> bool,
+    ) -> Result<Value> {
         let mut last = Vec::new();
         let found = command::until(what, Duration::from_secs(5), || {
-            last = self.records(id).unwrap_or_default();
+            last = self.records_in(spool, id).unwrap_or_default();
             last.iter().find(|record| wanted(record)).cloned()
         });
         found.with_context(|| {
