@@ -58,6 +58,14 @@ pub enum SpecError {
         /// Cause.
         source: io::Error,
     },
+    /// The working directory is not in the image and cannot be made, or is no folder.
+    #[error("cannot use {path} in the image as working directory")]
+    WorkingFolder {
+        /// As the spec names it.
+        path: PathBuf,
+        /// Cause.
+        source: io::Error,
+    },
     /// `linux.seccomp` cannot be turned into JSON.
     #[error("cannot serialise the runtime spec's seccomp profile")]
     Seccomp(#[source] serde_json::Error),
@@ -144,6 +152,23 @@ pub fn harden_process(process: &mut Process, plan: &Plan) {
             .set_ambient(Some(left));
         process.set_capabilities(Some(sets));
     }
+}
+
+/// Makes the process's working directory in the image mounted at `rootfs`, as far as it lacks, for the superuser: as runc
+/// does. To be asked after [`harden`], which makes write paths for the container's user.
+///
+/// # Errors
+/// When it cannot be made, or is something else than a folder.
+pub fn make_working_folder(spec: &Spec, rootfs: &Path) -> Result<(), SpecError> {
+    let Some(path) = spec.process().as_ref().map(Process::cwd) else { return Ok(()) };
+    let made = Root::open(rootfs).and_then(|root| {
+        write_paths::make_place(&root, path, false)?;
+        match root.look(path)?.is_directory() {
+            true => Ok(()),
+            false => Err(io::ErrorKind::NotADirectory.into()),
+        }
+    });
+    made.map_err(|source| SpecError::WorkingFolder { path: path.clone(), source })
 }
 
 /// Destinations of the volumes that the deployer mounted read-write. To be asked before [`harden`], which adds mounts

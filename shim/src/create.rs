@@ -108,6 +108,8 @@ impl Creation {
         let (rootfs, empty) = (self.rootfs(), self.folders.empty());
         let gaps = sandbox::spec::harden(spec, &walls.plan, &walls.programs, &rootfs, &empty)
             .map_err(|err| Failure::internal("cannot raise the walls in the runtime spec", &err))?;
+        sandbox::spec::make_working_folder(spec, &rootfs)
+            .map_err(|err| Failure::from_error(Kind::Invalid, &err))?;
         for gap in &gaps {
             walls.recorder(&self.config.data_dir, None).gap(gap);
             if walls.profile.require.contains(&gap.wall) {

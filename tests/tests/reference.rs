@@ -23,6 +23,7 @@ const TESTS: &[(&str, Test)] = &[
     ("standard input reaches the program and its end ends it", input),
     ("a program run with a terminal has one", terminal),
     ("environment, folder and user are those of the image", environment),
+    ("a working directory that the image lacks is made", working_folder),
     ("a read-write root takes files", writes),
     ("exec runs in the same container", exec),
     ("the exit code of exec is that of its program", exec_exit_code),
@@ -75,6 +76,16 @@ fn one(node: &Node, runtime: Runtime, number: usize, run: Test) -> Result<()> {
 
 fn start(node: &Node, runtime: Runtime, id: &str, arguments: &[&str]) -> Result<()> {
     node.start_container(runtime, &["-d"], BUSYBOX, id, arguments)?.success().map(drop)
+}
+
+fn working_folder(node: &Node, runtime: Runtime, id: &str) -> Result<()> {
+    let words = ["/bin/keep-probe", "pwd"];
+    let run = |cwd| node.start_container(runtime, &["--rm", "--cwd", cwd], PROBE, id, &words);
+    let said = run("/srv/not/there")?.success()?;
+    ensure!(said.text() == "/srv/not/there", "{said}");
+    let said = run("/etc/motd/x")?;
+    ensure!(!said.status.success(), "a file served as folder: {said}");
+    Ok(())
 }
 
 fn exit_code(node: &Node, runtime: Runtime, id: &str) -> Result<()> {

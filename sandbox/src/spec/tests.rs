@@ -260,3 +260,27 @@ fn a_write_path_that_leads_out_of_its_bounds_is_an_error_and_makes_nothing() {
     let plan = Plan { write_bounds: bounds, ..plan(&["/var/run"]) };
     harden(&mut spec(), &plan, &ResolvedPrograms::default(), image.path(), Path::new(EMPTY)).unwrap();
 }
+
+#[test]
+fn a_working_folder_is_made_where_the_image_lacks_it_and_never_outside() {
+    let image = image();
+    let make = |path: &str| {
+        let mut spec = spec();
+        spec.process_mut().as_mut().unwrap().set_cwd(path.into());
+        make_working_folder(&spec, image.path())
+    };
+    for (path, made) in
+        [("/srv/a/b", "srv/a/b"), ("/var/run/app", "run/app"), ("/var/lost", "nowhere/made"), ("/", "")]
+    {
+        make(path).unwrap();
+        assert!(image.path().join(made).is_dir(), "{path}");
+    }
+    assert_eq!(fs::metadata(image.path().join("srv/a")).unwrap().mode() & 0o7777, 0o755);
+    for path in ["/etc/motd", "/etc/motd/x"] {
+        let error = make(path).unwrap_err();
+        assert!(
+            matches!(error, SpecError::WorkingFolder { .. }) && error.to_string().contains(path),
+            "{error}"
+        );
+    }
+}
