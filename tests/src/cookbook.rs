@@ -222,6 +222,24 @@ pub fn documented() -> Result<Vec<String>> {
     Ok(whole.map(|(name, _)| name.to_owned()).collect())
 }
 
+/// The folder of the files that a section's Dockerfiles copy; it may not be there.
+#[must_use]
+pub fn context(name: &str) -> PathBuf {
+    docs().join("cookbook").join(name)
+}
+
+/// Every Dockerfile of the page, with the name of its section.
+///
+/// # Errors
+/// When the page cannot be read.
+pub fn all_dockerfiles() -> Result<Vec<(String, String)>> {
+    let page = page()?;
+    let named = |(name, blocks): (&str, Vec<&str>)| -> Vec<(String, String)> {
+        blocks.into_iter().map(|block| (name.to_owned(), block.to_owned())).collect()
+    };
+    Ok(blocks(&page).into_iter().flat_map(named).collect())
+}
+
 /// The Dockerfiles of a section.
 ///
 /// # Errors
@@ -247,7 +265,7 @@ pub fn image(name: &str) -> Result<Image> {
     let [text] = texts.as_slice() else { bail!("the cookbook's {name} is not one image") };
     let section = SECTIONS.iter().find(|section| section.name == name);
     let section = section.with_context(|| format!("no files are known for the cookbook's {name}"))?;
-    let folder = docs().join("cookbook").join(name);
+    let folder = context(name);
     let base = section.files.image(&folder).with_context(|| format!("cannot make the cookbook's {name}"))?;
     dockerfile::build(text, base, &folder).with_context(|| format!("docs/cookbook.md, {name}"))
 }

@@ -56,8 +56,17 @@ pub fn keep(arguments: &[&str]) -> Result<Output> {
 /// # Errors
 /// When it fails or prints no JSON.
 pub fn explain(archive: &Path, class: &str) -> Result<Value> {
+    explain_with(archive, &["--class", class, "--format", "json"])
+}
+
+/// `keep explain` of an image archive with options of which one is a `--format` that is JSON.
+///
+/// # Errors
+/// When it fails or prints no JSON.
+pub fn explain_with(archive: &Path, options: &[&str]) -> Result<Value> {
     let path = archive.to_string_lossy();
-    let output = keep(&["explain", &path, "--class", class, "--format", "json"])?.success()?;
+    let words: Vec<&str> = ["explain", path.as_ref()].iter().chain(options).copied().collect();
+    let output = keep(&words)?.success()?;
     serde_json::from_str(&output.stdout)
         .with_context(|| format!("keep explain printed no JSON: {}", output.stdout))
 }

@@ -3,6 +3,7 @@
 
 #![forbid(unsafe_code)]
 
+mod under;
 mod work;
 
 use std::process::ExitCode;
@@ -148,6 +149,14 @@ fn main() -> ExitCode {
     }
     let name = format!("{containerd}: job works behind its labels, which name what it is refused");
     trials.push(keep.trial(name, |node| job(node)));
+    let name = format!("{containerd}: each image has the digest of keep explain under policies too");
+    trials.push(keep.trial(name, |node| under::policies(node)));
+    let name = format!(
+        "{containerd}: runc takes the system calls that keep explain exports, and nginx works with them"
+    );
+    trials.push(keep.trial(name, |node| under::runc(node)));
+    trials
+        .push(suite::trial("keep lint --strict has nothing against the cookbook's Dockerfiles", under::lint));
     for name in HTTP {
         let title = format!("{name}: keep explain shows at most {HTTP_CALLS} system calls");
         trials.push(suite::trial(title, move || few_calls(name)));
@@ -251,9 +260,7 @@ fn running<T>(
 
 /// The node enforces the profile of which `keep explain` gave the digest.
 fn ensure_digest(one: &Running<'_>, explained: &str) -> Result<()> {
-    let path = format!("/run/keep/{}/{}/walls.json", one.node.namespace, one.id);
-    let walls = one.node.run("cat", &[&path])?.success()?;
-    let walls: Value = serde_json::from_str(&walls.stdout).context("walls.json is no JSON")?;
+    let walls = under::walls(one.node, one.id)?;
     let enforced = walls.pointer("/plan/profile").and_then(Value::as_str);
     ensure!(enforced == Some(explained), "keep explain says {explained}, the node enforces {enforced:?}");
     Ok(())
