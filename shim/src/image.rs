@@ -18,7 +18,7 @@ use sha2::{Digest, Sha256};
 
 /// Largest index or manifest, and largest config, that is read, in bytes.
 const MAX_MANIFEST: usize = 4 << 20;
-const MAX_CONFIG: usize = 8 << 20;
+const MAX_CONFIG: usize = 1 << 20;
 
 /// Longest that containerd may take to answer all questions about an image.
 const DEADLINE: Duration = Duration::from_secs(20);

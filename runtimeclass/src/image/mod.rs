@@ -19,7 +19,7 @@ pub(crate) use label_file::{LabelFileError, text};
 pub(crate) use store::Store;
 
 /// Largest image config that is read, in bytes.
-const MAX_CONFIG: u64 = 8 << 20;
+const MAX_CONFIG: u64 = 1 << 20;
 /// Largest index or manifest that is read, in bytes: containerd's own limit for a manifest.
 const MAX_MANIFEST: u64 = 4 << 20;
 /// Largest label file that is read, in bytes.
