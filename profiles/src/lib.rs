@@ -15,6 +15,8 @@ pub mod plan;
 pub mod policy;
 pub mod profile;
 pub mod record;
+#[cfg(feature = "schema")]
+pub mod schema;
 mod sets;
 pub mod syscalls;
 

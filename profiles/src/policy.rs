@@ -16,7 +16,7 @@ mod pattern;
 mod select;
 mod set;
 
-pub use document::{Exception, Expiry, Metadata, RuntimePolicy, Selector, Spec};
+pub use document::{Exception, Expiry, ImageDigest, Metadata, RuntimePolicy, Selector, Spec};
 pub use pattern::{Pattern, PatternError};
 pub use select::{SelectError, Subject};
 pub use set::{MAX_FILE, MAX_POLICIES, Policies, PolicyError};

@@ -20,6 +20,7 @@ pub const SCHEMA: &str = "keep.dev/profile/v1";
 
 /// Where a profile's grants come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Origin {
     /// The image's labels.
@@ -34,6 +35,7 @@ pub enum Origin {
 
 /// Where paths must lie that are known once the image is there: what symlinks, `PATH` and interpreters come to.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct Bounds {
     /// Within one of these; `None`: anywhere.
@@ -59,9 +61,11 @@ impl Bounds {
 
 /// What a container is granted. Serialises canonically: equal profiles give equal bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Profile {
     /// Version of this form, `keep.dev/profile/v1`.
+    #[cfg_attr(feature = "schema", schemars(extend("const" = SCHEMA)))]
     pub schema: String,
     /// Enforce or audit.
     pub mode: Mode,
@@ -79,8 +83,10 @@ pub struct Profile {
     #[serde(default, skip_serializing_if = "Bounds::is_none")]
     pub exec_bounds: Bounds,
     /// Canonical entries of `listen`.
+    #[cfg_attr(feature = "schema", schemars(with = "Vec<PortRange>"))]
     pub listen: Vec<String>,
     /// Canonical entries of `connect`.
+    #[cfg_attr(feature = "schema", schemars(with = "Vec<Endpoint>"))]
     pub connect: Vec<String>,
     /// Paths written beneath.
     pub write: BTreeSet<AbsPath>,

@@ -18,6 +18,7 @@ pub const SCHEMA: &str = "keep.dev/violation/v1";
 
 /// Whether the attempt was stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
     /// Stopped.
@@ -49,8 +50,10 @@ pub struct Observation {
 
 /// One record, one line of JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Record {
     /// [`SCHEMA`].
+    #[cfg_attr(feature = "schema", schemars(extend("const" = SCHEMA)))]
     pub schema: String,
     /// UTC, RFC 3339 with microseconds.
     pub time: String,
@@ -79,6 +82,7 @@ pub struct Record {
     /// Error number by name.
     pub errno: Option<String>,
     /// How often since the previous record of the same kind, at least 1.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
     pub count: u64,
     /// The label that would allow it.
     pub allow: Option<Allow>,
@@ -89,6 +93,7 @@ pub struct Record {
 
 /// A pod.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Pod {
     /// Kubernetes namespace.
     pub namespace: String,
@@ -100,6 +105,7 @@ pub struct Pod {
 
 /// A container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Container {
     /// containerd's id.
     pub id: String,
@@ -111,6 +117,7 @@ pub struct Container {
 
 /// An image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Image {
     /// Reference as containerd has it.
     pub name: String,
@@ -120,6 +127,7 @@ pub struct Image {
 
 /// A process in a container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Process {
     /// Process id in the container's pid namespace; 0 where there is none yet.
     pub pid: u32,
@@ -129,6 +137,7 @@ pub struct Process {
 
 /// A label, with the whole new value that would allow what was tried.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Allow {
     /// Key.
     pub label: String,

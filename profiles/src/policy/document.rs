@@ -182,7 +182,6 @@ macro_rules! as_text {
 
 /// `sha256:` and 64 hexadecimal digits.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(try_from = "String", into = "String")]
 pub struct ImageDigest(String);
 
@@ -206,7 +205,6 @@ as_text!(ImageDigest);
 
 /// A moment, RFC 3339, as `2027-03-31T00:00:00Z`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(try_from = "String", into = "String")]
 pub struct Expiry(String);
 

@@ -11,7 +11,6 @@ const MAX_PATTERN: usize = 255;
 /// A pattern of namespaces or image names: `*` stands for any text, also none and also with slashes; all else for
 /// itself.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(try_from = "String", into = "String")]
 pub struct Pattern(String);
 
