@@ -11,6 +11,7 @@ use tests::provision::{self, say};
 use tests::{images, under_test};
 
 const IMAGE: &str = "keep.test/shop:1";
+const POLICY: &str = include_str!("e2e/policy.yaml");
 const POD: &str = include_str!("e2e/shop.yaml");
 
 /// Brings the node up, runs the story, takes the node down; with `stay`, leaves it up.
@@ -44,7 +45,7 @@ pub(crate) fn run(stay: bool) -> Result<()> {
 
 fn story(cluster: &mut Cluster) -> Result<()> {
     cluster.node.import(&images::nginx()?.labels(images::NGINX_LABELS), IMAGE)?;
-    for name in ["runtimeclass.yaml", "rbac.yaml"] {
+    for name in ["runtimeclass.yaml", "rbac.yaml", "runtimepolicy.json"] {
         let path = crate::build::root().join("runtimeclass/manifests").join(name);
         cluster.apply(
             &std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?,
@@ -52,6 +53,7 @@ fn story(cluster: &mut Cluster) -> Result<()> {
     }
     cluster.start_agent()?;
     say("RuntimeClasses are applied, keep node runs");
+    policies(cluster)?;
     pod(cluster, "runc", "runc")?;
     say("the control: the same pod serves under runc");
     pod(cluster, "shop", "keep")?;
@@ -77,6 +79,26 @@ fn story(cluster: &mut Cluster) -> Result<()> {
         .apply(&POD.replace("NAME", "wrong").replace("CLASS", "keep").replace(IMAGE, "keep.test/wrong:1"))?;
     described(cluster, "wrong", "dev.keep.listen")?;
     say("a pod with a wrong label does not start, and kubectl describe pod says why");
+    Ok(())
+}
+
+/// The API server takes the definition and a policy, and refuses one with a misspelt field or value by its name.
+fn policies(cluster: &Cluster) -> Result<()> {
+    let established =
+        ["wait", "--for=condition=Established", "crd/runtimepolicies.keep.dev", "--timeout=30s"];
+    cluster.kubectl(&established)?.success()?;
+    cluster.apply(POLICY).context("a good policy")?;
+    for (good, bad, named) in [
+        ("onExceed", "onExcede", "spec.onExcede"),
+        ("Clamp", "clamp", "spec.onExceed"),
+        ("[jit]", "[jitt]", "spec.ceiling.needs"),
+    ] {
+        let refused = cluster.apply(&POLICY.replace(good, bad).replace("name: shop", "name: wrong"));
+        let Err(error) = refused else { anyhow::bail!("a policy with {bad} was taken") };
+        ensure!(format!("{error:#}").contains(named), "a policy with {bad}: {error:#}");
+    }
+    cluster.kubectl(&["delete", "runtimepolicy", "shop"])?.success()?;
+    say("a RuntimePolicy is taken, misspelt ones are refused");
     Ok(())
 }
 

@@ -6,6 +6,8 @@ mod bench;
 mod build;
 mod demo;
 mod e2e;
+mod fuzz;
+mod schemas;
 mod suite;
 mod tidy;
 
@@ -46,7 +48,11 @@ enum Task {
         #[command(subcommand)]
         what: bench::What,
     },
-    /// Check what no compiler does: arrows between crates, unsafe in one place, file sizes
+    /// Feed the parsers of labels, policies, image configs and Dockerfiles with inputs of all kinds
+    Fuzz(fuzz::Fuzz),
+    /// Write the JSON Schemas and the custom resource definition anew from the types
+    Schemas,
+    /// Check what no compiler does: arrows between crates, unsafe in one place, file sizes, schemas as the types are
     Tidy,
     /// Install the Debian packages that building and testing need
     Setup,
@@ -60,6 +66,8 @@ fn main() -> ExitCode {
         Task::Test { filter } => suite::run(filter.as_deref()),
         Task::E2e { keep } => e2e::run(keep),
         Task::Bench { what } => bench::run(&what),
+        Task::Fuzz(fuzz) => fuzz::run(&fuzz),
+        Task::Schemas => schemas::write(),
         Task::Tidy => tidy::run(),
         Task::Setup => tests::provision::debian(tests::provision::PACKAGES),
         Task::Build => build::run().map(|folder| println!("built in {}", folder.display())),

@@ -33,6 +33,7 @@ const LONGEST: usize = 600;
 pub(crate) fn run() -> Result<()> {
     let metadata = build::metadata()?;
     let mut wrong = arrows(&metadata)?;
+    wrong.extend(crate::schemas::drifted()?);
     let files = sources()?;
     ensure!(!files.is_empty(), "git ls-files names no Rust file");
     let roots = roots(&metadata);
