@@ -13,7 +13,7 @@ const GROUP: &str = "root:x:0:\nwww-data:x:33:\nnogroup:x:65534:\n";
 /// User and group of nginx.
 const WWW_DATA: u64 = 33;
 
-fn base() -> Layer {
+pub(crate) fn base() -> Layer {
     Layer::new()
         .file("etc/passwd", PASSWD, 0o644)
         .file("etc/group", GROUP, 0o644)

@@ -3,6 +3,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod attack;
 pub mod cache;
 pub mod cluster;
 pub mod command;

@@ -25,7 +25,7 @@ pub(crate) fn run() -> Result<PathBuf> {
     let status = cargo.stdin(Stdio::null()).status().context("cannot start cargo")?;
     ensure!(status.success(), "the release build failed");
     let folder = target()?.join(triple).join("release");
-    for name in [under_test::SHIM, "keep", "keep-probe"] {
+    for name in [under_test::SHIM, "keep", "keep-probe", "keep-attack"] {
         ensure!(folder.join(name).exists(), "the build made no {name} in {}", folder.display());
     }
     Ok(folder)
