@@ -197,6 +197,7 @@ pub fn image(user: User) -> Result<Image> {
         .hard_link("srv/links/other", "bin/other")
         .hard_link("srv/links/busybox", "bin/busybox")
         .file("srv/scripts/by-other", "#!/bin/other ok\n", 0o755)
+        .file("srv/scripts/by-runtime", "#!/proc/self/exe --version\n", 0o755)
         .file("srv/tools/raise", std::fs::read(&program).context("cannot read the probes")?, 0o4755)
         .folder("data", 0o777, 0)
         .owned_file("data/theirs", "x", 0o600, 12_345);
