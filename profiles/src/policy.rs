@@ -200,7 +200,9 @@ pub struct Policy {
 /// everything.
 fn given<'de, D: serde::Deserializer<'de>, T: Deserialize<'de>>(value: D) -> Result<Option<T>, D::Error> {
     Option::deserialize(value)?.map(Some).ok_or_else(|| {
-        serde::de::Error::custom("there is nothing behind this field; remove it, or write [] for an empty list")
+        serde::de::Error::custom(
+            "there is nothing behind this field; remove it, or write [] for an empty list",
+        )
     })
 }
 

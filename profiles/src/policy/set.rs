@@ -334,7 +334,10 @@ fn check(spec: &Spec) -> Result<(), String> {
         return Err("an exception cannot lift the ceiling of a class; put the ceiling into a policy that selects namespaces or images".to_owned());
     }
     if spec.require.as_ref().is_some_and(|walls| walls.contains(&crate::plan::Wall::Policy)) {
-        return Err("require names policy, which is no wall; there are exec, file, network, syscall, capability".to_owned());
+        return Err(
+            "require names policy, which is no wall; there are exec, file, network, syscall, capability"
+                .to_owned(),
+        );
     }
     if spec.isolation == Some(Isolation::Microvm) {
         return Err(

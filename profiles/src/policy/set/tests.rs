@@ -123,7 +123,10 @@ fn what_is_wrong_with_a_document_is_said_with_its_place() {
     for (spec, parts) in [
         ("{ mode: enforced }", &["bad.yaml:4:15:", "enforced", "enforce"][..]),
         ("{ modes: enforce }", &["bad.yaml:4:9:", "modes"]),
-        ("{ ceiling: { needs: [iouring] } }", &["bad.yaml:4:", "unknown need \"iouring\"; did you mean \"io-uring\"?"]),
+        (
+            "{ ceiling: { needs: [iouring] } }",
+            &["bad.yaml:4:", "unknown need \"iouring\"; did you mean \"io-uring\"?"],
+        ),
         ("{ ceiling: { caps: [CAP_CHOWN] } }", &["bad.yaml:4:", "without CAP_; write CHOWN"]),
         ("{ ceilling: {} }", &["unknown field \"ceilling\"; did you mean \"ceiling\"?"]),
         ("{ mode: audit, mode: enforce }", &["\"mode\" stands here twice"]),
