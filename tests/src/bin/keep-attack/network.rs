@@ -1,12 +1,12 @@
 //! Reaching, or being reached by, what was not declared.
 
 use std::io::{self, Write as _};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
 use std::os::linux::net::SocketAddrExt as _;
 use std::time::Duration;
 
-use crate::probe::Wall::{Capabilities, Landlock, Observer, Seccomp};
+use crate::probe::Wall::{Bpf, Capabilities, Landlock, Observer, Seccomp};
 use crate::probe::{Failure, Probe, Try, Wall, allowed, probe, unless_absent};
 use crate::raw;
 use crate::tools::{CROSSED, open, race, sys, words};
@@ -74,13 +74,26 @@ pub(crate) const PROBES: &[Probe] = &[
         TcpStream::from(socket).write_all(b"x")?;
         Ok(())
     }),
-    probe("udp", "a UDP datagram", Seccomp, || {
+    probe("udp", "a UDP datagram", Bpf, || {
         let socket = socket(ANY_V4, DATAGRAM, 0)?;
         let bytes = b"x".as_slice();
         sys!(libc::SYS_sendto, socket.as_raw_fd(), bytes, 1, 0, v4_bytes(FREE).as_slice(), 16)?;
         Ok(())
     }),
-    probe("udp-v6", "a UDP socket of IPv6", Seccomp, || opens(libc::AF_INET6, DATAGRAM, 0)),
+    probe("udp-v6", "a UDP datagram by IPv6", Bpf, || {
+        UdpSocket::bind((Ipv6Addr::LOCALHOST, 0))?.send_to(b"x", (Ipv6Addr::LOCALHOST, FREE))?;
+        Ok(())
+    }),
+    probe("udp-connected", "a UDP datagram on a connected socket", Bpf, || {
+        let socket = socket(ANY_V4, DATAGRAM, 0)?;
+        sys!(libc::SYS_connect, socket.as_raw_fd(), v4_bytes(FREE).as_slice(), 16)?;
+        sys!(libc::SYS_sendto, socket.as_raw_fd(), b"x".as_slice(), 1, 0, 0, 0)?;
+        Ok(())
+    }),
+    probe("udp-bind", "binding a UDP port that was not declared", Bpf, || {
+        UdpSocket::bind(v4(FREE))?;
+        Ok(())
+    }),
     kind("udp-lite", "a UDP-Lite socket", || opens(ANY_V4, DATAGRAM, 136)),
     kind("mptcp", "a Multipath TCP socket, which passes Landlock's ports", || {
         opens(ANY_V4, STREAM, libc::IPPROTO_MPTCP)

@@ -9,6 +9,8 @@ pub(crate) enum Wall {
     Seccomp,
     /// The ruleset of paths, ports and scopes.
     Landlock,
+    /// Programs on the container's cgroup.
+    Bpf,
     /// Read-only root, `noexec` binds, hidden files, and what is not mounted at all.
     Mounts,
     /// No capability, and none to be gained.
@@ -28,6 +30,7 @@ impl Wall {
         match self {
             Self::Seccomp => "seccomp",
             Self::Landlock => "Landlock",
+            Self::Bpf => "cgroup-BPF",
             Self::Mounts => "mounts",
             Self::Capabilities => "capabilities",
             Self::Namespaces => "namespaces",
