@@ -65,7 +65,10 @@ fn what_would_steer_a_terminal_is_escaped_and_long_lines_are_cut() {
     );
     let printed = text(&linted(&source).1);
     assert!(!printed.contains('\u{1b}') && printed.contains("\\u{1b}x"), "{printed}");
-    assert!(printed.lines().all(|line| line.chars().count() < 200), "{printed}");
+    assert!(
+        printed.lines().filter(|line| line.contains(" | ")).all(|line| line.chars().count() < 200),
+        "{printed}"
+    );
     let mark = printed.lines().find(|line| line.contains('^')).unwrap();
     let line = printed.lines().find(|line| line.starts_with("    2 |")).unwrap();
     let marked: String =
