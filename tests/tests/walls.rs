@@ -266,7 +266,9 @@ fn control(node: &Node) -> Result<()> {
     serving(node, Runtime::Runc, "keep.test/plain:1", "control", || {
         for one in MOVES {
             for who in [Who::Init, Who::Exec] {
-                let said = outcome(node, "control", who, one.what)?;
+                // On a busy machine runc's shim loses the output of an exec now and then; ours is never asked twice.
+                let said = outcome(node, "control", who, one.what)
+                    .or_else(|_| outcome(node, "control", who, one.what))?;
                 ensure!(said == one.free, "{} as {who:?}: {said}, expected {}", one.what, one.free);
             }
         }
@@ -310,7 +312,8 @@ fn named(node: &Node, id: &str, one: &Move, wall: &str, who: Who, errno: &str) -
         record["wall"] == wall && record["allow"]["label"] == key
     })?;
     // The programs that refuse datagrams are the container's, and do not know its execs apart.
-    let known_exec = who == Who::Exec && !one.what.starts_with("udp:");
+    let told_later = who == Who::Exec && one.what.starts_with("udp:");
+    let known_exec = who == Who::Exec && !told_later;
     let check = |path: &str, expected: Value| {
         let found = record.pointer(path).cloned().unwrap_or(Value::Null);
         ensure!(found == expected, "{path} is {found}, expected {expected}, in {record}");
@@ -322,7 +325,10 @@ fn named(node: &Node, id: &str, one: &Move, wall: &str, who: Who, errno: &str) -
     check("/container/id", id.into())?;
     check("/errno", errno.into())?;
     check("/image/name", "keep.test/declared:1".into())?;
-    check("/process/program", "/bin/keep-probe".into())?;
+    // What the network wall's programs tell is read later: of a process that is gone by then its name is known alone.
+    if !(told_later && record["process"]["program"] == "keep-probe") {
+        check("/process/program", "/bin/keep-probe".into())?;
+    }
     ensure!(
         record.pointer("/container/exec").is_some_and(Value::is_string) == known_exec,
         "exec in {record}"
