@@ -340,6 +340,17 @@ impl Node {
         Ok(())
     }
 
+    /// A node with a program of its own that accepts TCP connections on `port`, for containers that share its network.
+    ///
+    /// # Errors
+    /// When the node cannot start, or the probe is not built.
+    pub fn with_listener(containerd: Containerd, port: u16) -> Result<Self> {
+        let mut node = Self::start(Options::new(containerd))?;
+        let probe = crate::under_test::binary("keep-probe")?;
+        node.daemon("listener", &probe.to_string_lossy(), &["serve", &port.to_string()])?;
+        Ok(node)
+    }
+
     /// Sends a signal to a daemon that [`Self::daemon`] started, and waits until it is gone.
     ///
     /// # Errors

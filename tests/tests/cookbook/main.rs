@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use tests::command::Output;
-use tests::node::{Containerd, Node, Options, Runtime};
+use tests::node::{Containerd, Node, Runtime};
 use tests::shared::Shared;
 use tests::{cookbook, images, suite, under_test};
 use work::Running;
@@ -137,7 +137,7 @@ const SERVERS: &[Server] = &[
 
 fn main() -> ExitCode {
     let containerd = Containerd::Built;
-    let node = Shared::start(containerd, prepare);
+    let node = Shared::start(containerd, |containerd| Node::with_listener(containerd, LISTENER));
     let keep = node.with_shim();
     let mut trials = Vec::new();
     for server in SERVERS {
@@ -166,13 +166,6 @@ fn main() -> ExitCode {
     drop(keep);
     drop(node);
     code
-}
-
-fn prepare(containerd: Containerd) -> Result<Node> {
-    let mut node = Node::start(Options::new(containerd))?;
-    let probe = under_test::binary("keep-probe")?;
-    node.daemon("listener", &probe.to_string_lossy(), &["serve", &LISTENER.to_string()])?;
-    Ok(node)
 }
 
 fn all_tested() -> Result<()> {

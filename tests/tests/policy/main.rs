@@ -13,18 +13,18 @@ use std::process::ExitCode;
 use anyhow::Result;
 use case::Case;
 use tests::image::{Image, Layer};
-use tests::node::{Containerd, Node, Options};
+use tests::node::{Containerd, Node};
 use tests::shared::Shared;
 use tests::{images, suite, under_test};
 
 /// Where what the containers connect to listens.
-const LISTENER: &str = "9000";
+const LISTENER: u16 = 9000;
 
 type Test = fn(&Case<'_>) -> Result<()>;
 
 fn main() -> ExitCode {
     let containerd = Containerd::Built;
-    let node = Shared::start(containerd, prepare);
+    let node = Shared::start(containerd, |containerd| Node::with_listener(containerd, LISTENER));
     let keep = node.with_shim();
     let mut trials = Vec::new();
     for (name, title, test) in grants::TESTS.iter().chain(rules::TESTS).chain(files::TESTS) {
@@ -35,13 +35,6 @@ fn main() -> ExitCode {
     drop(keep);
     drop(node);
     code
-}
-
-fn prepare(containerd: Containerd) -> Result<Node> {
-    let mut node = Node::start(Options::new(containerd))?;
-    let probe = under_test::binary("keep-probe")?;
-    node.daemon("listener", &probe.to_string_lossy(), &["serve", LISTENER])?;
-    Ok(node)
 }
 
 /// The probe with a third program, a script, links that lead elsewhere, and no labels.
