@@ -1,15 +1,20 @@
 //! A profile in people's words.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use crate::intent::{AbsPath, Need};
+use crate::intent::{AbsPath, Endpoint, Need, PortRange};
 use crate::labels::Notice;
 use crate::policy::{Command, InteractiveExec, Mode, Policy, Report};
 use crate::profile::{Computed, Origin, Profile};
 use crate::record::{listed as few, readable};
+use crate::sets::Reach;
 use crate::syscalls::{self, Surface};
+
+/// More networks than this are told by what they leave out, if that is less.
+const MANY_NETWORKS: usize = 8;
 
 /// Width of the first column, in characters.
 const LABEL: usize = 14;
@@ -122,7 +127,7 @@ fn declared(profile: &Profile, line: &mut impl FnMut(&str, &str)) {
         },
     );
     line("listens on", &listed(profile.listen.iter(), "no port"));
-    line("connects to", &listed(profile.connect.iter(), "nothing"));
+    line("connects to", &listed(reached(profile).iter(), "nothing"));
     line("writes", &listed(profile.write.iter(), "nothing but the volumes that its pod mounts writable"));
     if !profile.read.is_empty() {
         line("reads also", &listed(profile.read.iter(), ""));
@@ -140,6 +145,38 @@ fn declared(profile: &Profile, line: &mut impl FnMut(&str, &str)) {
         line("reports", "all but refused changes of files");
     }
     line("cannot", &cannot(profile));
+}
+
+/// Where it connects. A port that is reached nearly everywhere is told by where it is not: what is left around an
+/// address that a policy denies is dozens of networks.
+fn reached(profile: &Profile) -> Vec<String> {
+    let endpoints: Vec<Endpoint> = profile.connect.iter().filter_map(|entry| entry.parse().ok()).collect();
+    let mut networks: BTreeMap<PortRange, usize> = BTreeMap::new();
+    for endpoint in &endpoints {
+        if let Endpoint::Ports { ports, .. } = endpoint {
+            *networks.entry(*ports).or_default() += 1;
+        }
+    }
+    let reach = Reach::new(&endpoints);
+    let but = |ports: &PortRange| -> Vec<Endpoint> {
+        let everywhere = Reach::new(&[Endpoint::Ports { network: None, ports: *ports }]);
+        everywhere.difference(&reach).endpoints()
+    };
+    let told: BTreeMap<PortRange, Vec<Endpoint>> = networks
+        .into_iter()
+        .map(|(ports, many)| (ports, but(&ports), many))
+        .filter(|(_, but, many)| *many > MANY_NETWORKS && but.len() <= MANY_NETWORKS)
+        .map(|(ports, but, _)| (ports, but))
+        .collect();
+    let folded = |ports: &PortRange| told.get(ports);
+    let others = endpoints
+        .iter()
+        .filter(|endpoint| !matches!(endpoint, Endpoint::Ports { ports, .. } if folded(ports).is_some()));
+    let everywhere = told.iter().map(|(ports, but)| {
+        let but: Vec<String> = but.iter().map(ToString::to_string).collect();
+        format!("{ports} anywhere but {}", but.join(" "))
+    });
+    everywhere.chain(others.map(ToString::to_string)).collect()
 }
 
 fn cannot(profile: &Profile) -> String {
@@ -266,6 +303,28 @@ mod tests {
     fn an_image_that_declares_nothing_is_told_so() {
         assert!(computed("keep", &[]).1.contains("no further walls"));
         assert!(computed("keep-permissive", &[]).1.contains("without any wall"));
+    }
+
+    #[test]
+    fn what_is_denied_is_told_and_not_the_networks_around_it() {
+        let text = r#"
+apiVersion: keep.dev/v1alpha1
+kind: RuntimePolicy
+metadata: { name: no-metadata }
+spec: { deny: { connect: ["169.254.169.254:1-65535/tcp"] } }
+"#;
+        let policies = crate::policy::Policies::parse([("a.yaml", text)]).unwrap();
+        let policy = policies.select(&crate::policy::Subject::of_class("keep")).unwrap();
+        let labels = [("dev.keep.intent", "v1"), ("dev.keep.connect", "443/tcp 10.0.0.0/8:80/tcp dns")];
+        let labels: BTreeMap<_, _> = labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+        let computed = compute(labels::parse(&labels), None, &policy).unwrap();
+        let text = explain(&computed, &policy);
+        for part in [
+            "connects to   443/tcp anywhere but 169.254.169.254:443/tcp, 10.0.0.0/8:80/tcp, dns\n",
+            "taken away    169.254.169.254:443/tcp of label dev.keep.connect, by a hard deny of policy no-metadata\n",
+        ] {
+            assert!(text.contains(part), "{part}\n{text}");
+        }
     }
 
     #[test]

@@ -112,7 +112,13 @@ impl Granted {
         }
         if !denied.connect.is_empty() {
             let denied = Reach::new(&denied.connect);
-            self.connect = cut.reach(&self.connect, |own| own.difference(&denied));
+            // What was taken says more than the many networks that are left around a denied address.
+            let taken = self.connect.difference(&self.connect.difference(&denied)).endpoints();
+            let taken: Vec<String> = taken.iter().map(Endpoint::to_string).collect();
+            for endpoint in taken.chunks(if taken.len() > TOLD_APART { taken.len() } else { 1 }) {
+                cut.took("connect", listed(endpoint), Vec::new());
+            }
+            self.connect = self.connect.difference(&denied);
         }
         cut.names("write", &mut self.write, |path| apart(path, &denied.write));
         cut.names("read", &mut self.read, |path| apart(path, &denied.read));
