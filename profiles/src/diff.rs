@@ -94,7 +94,7 @@ fn grants(narrow: &Profile, wide: &Profile, add: &mut impl FnMut(&'static str, S
         let [narrow, wide] = [narrow, wide].map(|entries| {
             Reach::new(&entries.iter().filter_map(|entry| entry.parse().ok()).collect::<Vec<Endpoint>>())
         });
-        for endpoint in wide.difference(&narrow).endpoints() {
+        for endpoint in wide.beyond(&narrow) {
             add(kind, endpoint.to_string());
         }
     }
@@ -188,6 +188,7 @@ mod tests {
             ("listen", "80-81/tcp", "listen=80-81/tcp"),
             ("connect", "10.0.0.0/8:443-444/tcp", "connect=10.0.0.0/8:444/tcp"),
             ("connect", "10.0.0.0/8:443/tcp dns", "connect=dns"),
+            ("connect", "10.0.0.0/8:443/tcp unix:/run/x", "connect=unix:/run/x"),
             ("write", "/data", "write=/data"),
             ("read", "/etc/shadow", "read=/etc/shadow"),
             ("caps", "KILL", "caps=KILL"),
@@ -201,6 +202,13 @@ mod tests {
             assert_eq!(text(&there.widens), [expected]);
             assert_eq!((text(&back.widens), text(&back.narrows)), (Vec::new(), vec![expected.to_owned()]));
         }
+    }
+
+    #[test]
+    fn a_folder_of_sockets_is_more_than_one_of_them() {
+        let (one, all) = (declared(&[("connect", "unix:/run/x")]), declared(&[("connect", "unix:/run")]));
+        assert_eq!(text(&diff(&one, &all).widens), ["connect=unix:/run"]);
+        assert_eq!(diff(&all, &one).widens, Vec::new());
     }
 
     #[test]

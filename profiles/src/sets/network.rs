@@ -202,6 +202,14 @@ impl Reach {
         }
     }
 
+    /// Endpoints that grant what `narrow` does not. Unlike [`Self::difference`], a folder of sockets is told whole where
+    /// `narrow` has but a part of it.
+    pub(crate) fn beyond(&self, narrow: &Self) -> Vec<Endpoint> {
+        let covered = |path: &AbsPath| narrow.unix.iter().any(|top| path.is_beneath(top));
+        let unix = self.unix.iter().filter(|path| !covered(path)).cloned().collect();
+        Self { unix, ..self.difference(narrow) }.endpoints()
+    }
+
     /// The fewest endpoints that make up the set, sorted.
     pub(crate) fn endpoints(&self) -> Vec<Endpoint> {
         let ports = self.tcp.endpoints(Protocol::Tcp).chain(self.udp.endpoints(Protocol::Udp));
