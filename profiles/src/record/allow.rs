@@ -178,6 +178,10 @@ impl Granted<'_> {
                 bare.parse().map_err(|_| "it is neither a TCP nor a UDP port".to_owned())?;
             unless_withheld(self.policy.withholds_listen(&ports), &format!("listening on {ports}"))?;
             let held = canonical_listen(&self.intent.listen);
+            if held.iter().any(|held| held.covers(&ports)) {
+                return Err("dev.keep.listen names it already; another program, or a capability that is lacking, refused it"
+                    .to_owned());
+            }
             return extended("listen", held.iter().map(ToString::to_string), ports.to_string());
         }
         match unmapped(object).parse::<Endpoint>() {
@@ -188,7 +192,13 @@ impl Granted<'_> {
 
     fn connect(self, endpoint: Endpoint) -> Result<Allow, String> {
         unless_withheld(self.policy.withholds_connect(&endpoint), &format!("connecting to {endpoint}"))?;
-        let held = Reach::new(&self.intent.connect).endpoints();
+        let declared = Reach::new(&self.intent.connect);
+        if Reach::new([&endpoint]).beyond(&declared).is_empty() {
+            return Err(
+                "dev.keep.connect names it already; the network or another wall refused it".to_owned()
+            );
+        }
+        let held = declared.endpoints();
         extended("connect", held.iter().map(ToString::to_string), endpoint.to_string())
     }
 

@@ -120,6 +120,8 @@ fn ports_and_addresses_are_added_to_those_declared() {
     assert!(net("connect", "[::ffff:10.0.0.1]:443/tcp").unwrap().ends_with(" 10.0.0.1:443/tcp"));
     refused(&nginx(), Wall::Network, "connect", "unix:@abstract", "within the container");
     refused(&nginx(), Wall::Network, "bind", "0.0.0.0:0/tcp", "port 0");
+    refused(&nginx(), Wall::Network, "bind", "0.0.0.0:8080/tcp", "dev.keep.listen names it already");
+    refused(&nginx(), Wall::Network, "connect", "10.0.0.1:5432/tcp", "dev.keep.connect names it already");
     refused(&nginx(), Wall::Network, "connect", "10.0.0.1:80/sctp", "no label names");
 }
 
