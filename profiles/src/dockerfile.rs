@@ -159,7 +159,14 @@ pub fn read(source: &str, options: &Options<'_>) -> Result<Built, DockerfileErro
     for stage in stages.chain(options)? {
         state.stage(stage)?;
     }
-    Ok(state.finish())
+    let mut built = state.finish();
+    // The parser's place of a FROM may end within a character that is none of its own.
+    if let Some((_, span)) = &mut built.base {
+        while span.end < source.len() && !source.is_char_boundary(span.end) {
+            span.end += 1;
+        }
+    }
+    Ok(built)
 }
 
 fn instructions<'a>(source: &str, parsed: &'a str) -> Result<(char, Vec<Instruction<'a>>), DockerfileError> {

@@ -266,3 +266,8 @@ fn a_large_dockerfile_takes_no_long_time_whatever_is_in_it() {
         assert!(took.as_secs() < 5, "{} …: {took:?}", &source[..40]);
     }
 }
+
+#[test]
+fn a_stray_mark_of_the_byte_order_leaves_places_whole() {
+    check("FROM a\nFROM dev.keep.exec\\\n\u{feff}").unwrap();
+}
