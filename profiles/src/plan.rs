@@ -258,6 +258,12 @@ pub fn plan(profile: &Profile, host: &HostFacts) -> Result<Plan, PlanError> {
     Ok(plan)
 }
 
+/// The gaps that some declaration would meet on `host`: for what a node lacks, before anything is started on it.
+#[must_use]
+pub fn gaps(host: &HostFacts) -> Vec<Gap> {
+    gaps::of_host(host)
+}
+
 /// What decides which calls the container gets here. Where programs watch every datagram, whoever has internet sockets may
 /// have datagram sockets too: resolvers open them, if only to sort addresses.
 fn grants(profile: &Profile, entries: &Entries, host: &HostFacts) -> Grants {

@@ -26,6 +26,7 @@ enum Command {
     Diff(command::diff::Args),
     Policy(command::policy::Policy),
     Violations(command::violations::Violations),
+    Doctor(command::doctor::Doctor),
     Node(command::node::Node),
     Completion(command::shell::Completion),
     /// Print the manual page, in roff.
@@ -45,6 +46,7 @@ impl Cli {
             Command::Diff(args) => command::diff::run(args),
             Command::Policy(args) => command::policy::run(args),
             Command::Violations(args) => command::violations::run(args),
+            Command::Doctor(args) => command::doctor::run(args),
             Command::Node(args) => command::node::run(args),
             Command::Completion(args) => command::shell::completion(args),
             Command::Man => command::shell::man(),

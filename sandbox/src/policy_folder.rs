@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -95,9 +95,19 @@ fn open(path: &Path, name: String) -> io::Result<PolicyFile> {
     Ok(PolicyFile { stamp, open_to_others: open_to_others(&metadata), file })
 }
 
+/// The folder, or the first file in it, that somebody but the superuser may change: then no policy in it counts.
+///
+/// # Errors
+/// When the folder cannot be looked at.
+pub fn changeable(folder: &Path, files: &[PolicyFile]) -> io::Result<Option<PathBuf>> {
+    if open_to_others(&std::fs::metadata(folder)?) {
+        return Ok(Some(folder.to_owned()));
+    }
+    Ok(files.iter().find(|file| file.open_to_others).map(|file| folder.join(file.name())))
+}
+
 /// Whether somebody but the superuser may change what this is of.
-#[must_use]
-pub fn open_to_others(metadata: &std::fs::Metadata) -> bool {
+fn open_to_others(metadata: &std::fs::Metadata) -> bool {
     metadata.uid() != 0 || metadata.mode() & 0o022 != 0
 }
 

@@ -68,23 +68,15 @@ enum Current {
 
 fn current(folder: &Path, last: Option<&LastKnownGood>) -> Result<Current, String> {
     let problem = |err: io::Error| format!("cannot read {}: {err}", folder.display());
-    let metadata = match std::fs::metadata(folder) {
-        Err(err) if err.kind() == io::ErrorKind::NotFound => {
-            if last.is_none_or(|last| last.policies == Policies::default()) {
-                return Ok(Current::Unchanged);
-            }
-            let folder = folder.display();
-            return Err(format!("{folder} is gone; make it again, empty if there are to be no policies"));
+    if !folder.try_exists().map_err(problem)? {
+        if last.is_none_or(|last| last.policies == Policies::default()) {
+            return Ok(Current::Unchanged);
         }
-        found => found.map_err(problem)?,
-    };
+        let folder = folder.display();
+        return Err(format!("{folder} is gone; make it again, empty if there are to be no policies"));
+    }
     let files = policy_folder::files(folder).map_err(problem)?;
-    let open = if policy_folder::open_to_others(&metadata) {
-        Some(folder.to_owned())
-    } else {
-        files.iter().find(|file| file.open_to_others).map(|file| folder.join(file.name()))
-    };
-    if let Some(path) = open {
+    if let Some(path) = policy_folder::changeable(folder, &files).map_err(problem)? {
         return Err(format!("{} can be written by others than root; chown root, chmod go-w", path.display()));
     }
     let stamps: Vec<Stamp> = files.iter().map(|file| file.stamp.clone()).collect();

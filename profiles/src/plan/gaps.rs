@@ -1,9 +1,10 @@
 //! What a wall should stop and cannot on one host.
 
 use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 
 use super::{Gap, HostFacts, NETWORK_ABI, Wall};
-use crate::intent::{Endpoint, Need, PortRange, Protocol};
+use crate::intent::{Cidr, Endpoint, Need, PortRange, Protocol};
 use crate::policy::Mode;
 use crate::profile::Entries;
 
@@ -34,6 +35,17 @@ pub(super) fn of(mode: Mode, entries: &Entries, needs: &BTreeSet<Need>, host: &H
         add(Wall::Policy, "this kernel has no seccomp listener, so what is refused is not recorded");
     }
     gaps
+}
+
+/// What some declaration would lack here: every gap that is the host's alone, whatever an image declares.
+pub(super) fn of_host(host: &HostFacts) -> Vec<Gap> {
+    let ports = |protocol| PortRange { protocol, first: 1, last: 1 };
+    let network = Some(Cidr { address: Ipv4Addr::LOCALHOST.into(), prefix: 32 });
+    let everything = Entries {
+        listen: vec![ports(Protocol::Tcp), ports(Protocol::Udp)],
+        connect: vec![Endpoint::Ports { network, ports: ports(Protocol::Tcp) }, Endpoint::Dns],
+    };
+    of(Mode::Enforce, &everything, &BTreeSet::new(), host)
 }
 
 fn network(entries: &Entries, needs: &BTreeSet<Need>, host: &HostFacts) -> Vec<&'static str> {

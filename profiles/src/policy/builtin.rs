@@ -1,6 +1,6 @@
 //! The three classes that are there without any document.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use super::{
     Ceiling, Command, InteractiveExec, Isolation, Mode, OnExceed, OnInvalid, Policies, Policy, Report,
@@ -58,7 +58,7 @@ pub(super) fn class(name: &str) -> Policy {
         default: None,
         on_invalid: OnInvalid::Reject,
         on_exceed: OnExceed::Clamp,
-        // Not the network wall: without cgroup v2 it has gaps, which are reported.
+        // Not the network wall: without cgroup v2, or with raw sockets granted, it has gaps, which are reported.
         require: [Wall::Exec, Wall::File, Wall::Syscall, Wall::Capability].into(),
         command: Command::Declared,
         interactive_exec: InteractiveExec::Confined,
@@ -70,9 +70,12 @@ pub(super) fn class(name: &str) -> Policy {
         denied: Vec::new(),
     };
     match name {
-        "keep-strict" => {
-            Policy { undeclared: Undeclared::Refuse, interactive_exec: InteractiveExec::Deny, ..keep }
-        }
+        "keep-strict" => Policy {
+            undeclared: Undeclared::Refuse,
+            interactive_exec: InteractiveExec::Deny,
+            require: keep.require.iter().copied().chain([Wall::Network]).collect(),
+            ..keep
+        },
         "keep-permissive" => Policy {
             mode: Mode::Audit,
             undeclared: Undeclared::Unconfined,
@@ -93,10 +96,4 @@ fn ceiling() -> Ceiling {
         needs: Some(NEEDS_CEILING.iter().filter_map(|name| Need::new(name).ok()).collect()),
         ..Ceiling::default()
     }
-}
-
-/// The names of all classes, for a sentence.
-pub(super) fn known(defined: &BTreeMap<String, String>) -> String {
-    let names = CLASSES.iter().copied().chain(defined.keys().map(String::as_str));
-    names.collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>().join(", ")
 }

@@ -51,9 +51,9 @@ impl Policies {
     /// # Errors
     /// When the class is unknown.
     pub fn select(&self, subject: &Subject<'_>) -> Result<Policy, SelectError> {
-        let defined = self.classes();
-        if !builtin::CLASSES.contains(&subject.class) && !defined.contains_key(subject.class) {
-            let known = builtin::known(&defined);
+        let classes = self.class_names();
+        if !classes.contains(subject.class) {
+            let known = classes.into_iter().collect::<Vec<_>>().join(", ");
             return Err(SelectError::UnknownClass { class: subject.class.to_owned(), known });
         }
         let mut policy = builtin::class(subject.class);

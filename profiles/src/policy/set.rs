@@ -1,6 +1,6 @@
 //! All policies of a node: read, and checked against each other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -160,18 +160,13 @@ impl Policies {
         self.documents.iter().map(|(name, source)| (name.as_str(), source.file.as_str(), &source.spec))
     }
 
-    /// Classes that policies define beside the built-in ones, with the first policy that does.
-    pub(super) fn classes(&self) -> BTreeMap<String, String> {
-        let mut defined = BTreeMap::new();
-        for (name, source) in &self.documents {
-            if source.spec.selector.tier() == Tier::Class {
-                for class in source.spec.selector.classes.iter().flatten() {
-                    defined.entry(class.clone()).or_insert_with(|| name.clone());
-                }
-            }
-        }
-        defined.retain(|class, _| !builtin::CLASSES.contains(&class.as_str()));
-        defined
+    /// Names of every class: those built in, and those that policies define.
+    #[must_use]
+    pub fn class_names(&self) -> BTreeSet<String> {
+        let defines = |source: &&Source| source.spec.selector.tier() == Tier::Class;
+        let defined =
+            self.documents.values().filter(defines).flat_map(|source| &source.spec.selector.classes);
+        builtin::CLASSES.into_iter().map(str::to_owned).chain(defined.flatten().cloned()).collect()
     }
 
     fn add(&mut self, file: &str, document: RuntimePolicy) -> Result<(), PolicyError> {

@@ -1,6 +1,7 @@
 //! One file for each command.
 
 pub(crate) mod diff;
+pub(crate) mod doctor;
 pub(crate) mod explain;
 mod image_args;
 pub(crate) mod lint;

@@ -10,6 +10,9 @@ use sandbox::policy_folder::{self, PolicyFile};
 
 use crate::image::Image;
 
+/// Where a node has its policies.
+pub(crate) const FOLDER: &str = "/etc/keep/policy.d";
+
 /// What a pod would select, and what the platform team says.
 #[derive(Debug, clap::Args)]
 pub(crate) struct PolicyArgs {
