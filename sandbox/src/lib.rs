@@ -22,6 +22,7 @@ mod paths;
 pub mod policy_folder;
 pub mod process;
 pub mod programs;
+pub mod session;
 pub mod spec;
 #[allow(unsafe_code)]
 mod sys;
