@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::intent::{AbsPath, Endpoint};
 use crate::policy::{Command, InteractiveExec, Mode, Report};
-use crate::profile::{Bounds, Origin, Profile};
+use crate::profile::{Bounds, Origin, Profile, SessionGrants};
 use crate::sets::Reach;
 
 /// One thing that is granted on one side only.
@@ -14,7 +14,7 @@ use crate::sets::Reach;
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Change {
     /// What it is about: `exec`, `listen`, `connect`, `write`, `read`, `caps`, `needs`, `calls`, `entrypoint`, `walls`,
-    /// `mode`, `require`, `command`, `interactiveExec`, `report`.
+    /// `mode`, `require`, `command`, `interactiveExec`, `debug`, `report`.
     pub kind: &'static str,
     /// The grant, as a label writes it, or a value of the kind.
     pub value: String,
@@ -62,9 +62,11 @@ fn beyond(narrow: &Profile, wide: &Profile) -> Vec<Change> {
     if (narrow.command, wide.command) == (Command::Declared, Command::Allow) {
         add("command", "the pod's command may name another program".to_owned());
     }
-    if (narrow.interactive_exec, wide.interactive_exec) == (InteractiveExec::Deny, InteractiveExec::Confined)
-    {
+    if narrow.interactive_exec == InteractiveExec::Deny && wide.interactive_exec != InteractiveExec::Deny {
         add("interactiveExec", "sessions with a terminal are let in".to_owned());
+    }
+    if let Some(more) = &wide.debug {
+        sessions(narrow.debug.as_ref().unwrap_or(&SessionGrants::default()), more, &mut add);
     }
     if (narrow.report, wide.report) == (Report::Full, Report::Calls) {
         add("report", "refused changes of files are not recorded".to_owned());
@@ -102,6 +104,24 @@ fn grants(narrow: &Profile, wide: &Profile, add: &mut impl FnMut(&'static str, S
         for path in wide.iter().filter(|path| !covered(narrow, path)) {
             add(kind, path.to_label());
         }
+    }
+    for cap in wide.caps.difference(&narrow.caps) {
+        add("caps", cap.to_string());
+    }
+    for need in wide.needs.difference(&narrow.needs) {
+        add("needs", need.to_string());
+    }
+}
+
+/// What sessions get beside the container's grants.
+fn sessions(narrow: &SessionGrants, wide: &SessionGrants, add: &mut impl FnMut(&'static str, String)) {
+    let mut add = |list: &str, value: String| add("debug", format!("{list} {value}"));
+    for path in wide.exec.difference(&narrow.exec) {
+        add("exec", path.to_label());
+    }
+    let runs = |path: &AbsPath| covered(&narrow.exec, path) || covered(&narrow.exec_beneath, path);
+    for path in wide.exec_beneath.iter().filter(|path| !runs(path)) {
+        add("exec", path.to_label());
     }
     for cap in wide.caps.difference(&narrow.caps) {
         add("caps", cap.to_string());

@@ -136,15 +136,24 @@ fn declared(profile: &Profile, line: &mut impl FnMut(&str, &str)) {
     let needs: Vec<String> =
         profile.needs.iter().map(|need| format!("{need} ({})", need.meaning())).collect();
     line("needs", &listed(needs.iter(), "nothing special of the kernel"));
-    let exec = match profile.interactive_exec {
-        InteractiveExec::Deny => "refused",
-        InteractiveExec::Confined => "behind the same walls",
-    };
-    line("exec", &format!("sessions with a terminal are {exec}"));
+    line("exec", &format!("sessions with a terminal {}", sessions(profile)));
     if profile.report == Report::Calls {
         line("reports", "all but refused changes of files");
     }
     line("cannot", &cannot(profile));
+}
+
+fn sessions(profile: &Profile) -> String {
+    match (profile.interactive_exec, &profile.debug) {
+        (InteractiveExec::Deny, _) => "are refused".to_owned(),
+        (InteractiveExec::Debug, Some(more)) => format!(
+            "may also run {}; capabilities besides: {}; needs besides: {}",
+            listed(more.exec.iter().chain(&more.exec_beneath), "nothing"),
+            listed(more.caps.iter(), "none"),
+            listed(more.needs.iter(), "none"),
+        ),
+        (InteractiveExec::Confined | InteractiveExec::Debug, _) => "are behind the same walls".to_owned(),
+    }
 }
 
 /// Where it connects. A port that is reached nearly everywhere is told by where it is not: what is left around an

@@ -87,6 +87,8 @@ pub enum InteractiveExec {
     Deny,
     /// An exec with a terminal gets the container's walls.
     Confined,
+    /// An exec with a terminal gets the container's walls, and within them what the policy's `debug` grants besides.
+    Debug,
 }
 
 /// Where the container runs.
@@ -150,6 +152,28 @@ pub struct Ceiling {
     pub needs: Option<BTreeSet<Need>>,
 }
 
+/// What sessions with a terminal get beside what the container has, where `interactiveExec` is `debug`: within every
+/// ceiling and denial. Nothing of the network, of files or of reads: those walls are the container's own, and a session
+/// shares them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct DebugGrants {
+    /// Programs; a folder grants every program beneath.
+    pub exec: BTreeSet<AbsPath>,
+    /// Capabilities, without `CAP_`, of those that the pod leaves.
+    pub caps: BTreeSet<Capability>,
+    /// Needs.
+    pub needs: BTreeSet<Need>,
+}
+
+impl From<DebugGrants> for Intent {
+    fn from(grants: DebugGrants) -> Self {
+        let DebugGrants { exec, caps, needs } = grants;
+        Self { exec, caps, needs, ..Self::default() }
+    }
+}
+
 /// A ceiling or a hard deny, with who set it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rule<T> {
@@ -182,6 +206,9 @@ pub struct Policy {
     pub command: Command,
     /// Exec sessions with a terminal.
     pub interactive_exec: InteractiveExec,
+    /// What they get besides, where that is [`InteractiveExec::Debug`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub debug: Option<DebugGrants>,
     /// Where the container runs.
     pub isolation: Isolation,
     /// What follows a denial.

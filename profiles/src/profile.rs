@@ -12,8 +12,11 @@ use crate::policy::{Command, InteractiveExec, Mode, OnExceed, OnInvalid, Policy,
 use crate::syscalls::{self, Grants, Sockets};
 
 mod clamp;
+mod session;
 
 use clamp::Granted;
+
+pub use session::SessionGrants;
 
 /// `schema` of every profile.
 pub const SCHEMA: &str = "keep.dev/profile/v1";
@@ -109,6 +112,9 @@ pub struct Profile {
     pub command: Command,
     /// Exec sessions with a terminal.
     pub interactive_exec: InteractiveExec,
+    /// What they get besides, where that is `debug`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub debug: Option<SessionGrants>,
     /// How much is observed.
     pub report: Report,
 }
@@ -298,6 +304,7 @@ fn empty(entrypoint: Option<&str>, policy: &Policy) -> Profile {
         require: policy.require.clone(),
         command: policy.command,
         interactive_exec: policy.interactive_exec,
+        debug: None,
         report: policy.report,
     }
 }
@@ -326,6 +333,7 @@ fn granted(
     let profile = Profile {
         exec_bounds: clamp::bounds(policy, |ceiling| ceiling.exec.as_ref(), |denied| &denied.exec),
         write_bounds: clamp::bounds(policy, |ceiling| ceiling.write.as_ref(), |denied| &denied.write),
+        debug: SessionGrants::of(policy),
         ..profile(granted, origin, entrypoint, policy)
     };
     Ok(Computed { intent: intent.clone(), profile, notices })

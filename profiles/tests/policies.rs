@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use profiles::diff::{Diff, diff};
 use profiles::intent::{Endpoint, Intent};
 use profiles::labels;
-use profiles::policy::{Ceiling, OnExceed, Policies, Policy, Rule, Subject};
+use profiles::policy::{Ceiling, Mode, OnExceed, Policies, Policy, Rule, Subject, Undeclared};
 use profiles::profile::{Computed, Origin, Profile, ProfileError, compute};
 use proptest::option::weighted;
 use proptest::prelude::*;
@@ -65,6 +65,13 @@ fn yaml(words: &BTreeMap<&str, Vec<&str>>) -> String {
     format!("{{ {} }}", words.iter().map(list).collect::<Vec<_>>().join(", "))
 }
 
+/// What a policy grants to sessions.
+fn sessions(words: &BTreeMap<&'static str, Vec<&'static str>>) -> String {
+    let of_sessions = |key: &&str| ["exec", "caps", "needs"].contains(key);
+    let words = words.iter().filter(|(key, _)| of_sessions(key)).map(|(key, words)| (*key, words.clone()));
+    format!("interactiveExec: debug, debug: {}", yaml(&words.collect()))
+}
+
 /// The `spec` of a policy.
 fn spec() -> impl Strategy<Value = String> {
     let selector = select(&[
@@ -87,9 +94,11 @@ fn spec() -> impl Strategy<Value = String> {
         list("default"),
         field("mode: audit"),
         field("onExceed: Reject"),
+        weighted(0.3, words().prop_map(|words| sessions(&words))),
     )
-        .prop_map(|(selector, ceiling, deny, default, mode, exceed)| {
-            let fields: Vec<String> = [ceiling, deny, default, mode, exceed].into_iter().flatten().collect();
+        .prop_map(|(selector, ceiling, deny, default, mode, exceed, debug)| {
+            let fields: Vec<String> =
+                [ceiling, deny, default, mode, exceed, debug].into_iter().flatten().collect();
             format!("{{ {selector}{} }}", fields.join(", "))
         })
 }
@@ -131,7 +140,7 @@ fn computed(labels: &BTreeMap<String, String>, policy: &Policy) -> Result<Comput
 /// What a profile grants beyond another, but for what a policy says of the container as a whole.
 fn grants_beyond(narrow: &Profile, wide: &Profile) -> Vec<String> {
     let Diff { widens, .. } = diff(narrow, wide);
-    let whole = ["mode", "require", "command", "interactiveExec", "report", "walls"];
+    let whole = ["mode", "require", "command", "interactiveExec", "debug", "report", "walls"];
     let of_grants = widens.into_iter().filter(|change| !whole.contains(&change.kind));
     of_grants.map(|change| format!("{}={}", change.kind, change.value)).collect()
 }
@@ -200,7 +209,7 @@ proptest! {
         let open = Policy { ceilings: Vec::new(), denied: Vec::new(), ..policy.clone() };
         let all = computed(&labels, &open).unwrap().profile;
         prop_assert_eq!(grants_beyond(&all, &profile), Vec::<String>::new());
-        let taken = !diff(&all, &profile).narrows.iter().all(|change| change.kind == "calls" || change.value.contains("symbolic links") || change.value.contains("denied"));
+        let taken = !diff(&all, &profile).narrows.iter().all(|change| change.kind == "calls" || change.kind == "debug" || change.value.contains("symbolic links") || change.value.contains("denied"));
         prop_assert!(!taken || !notices.is_empty(), "something was taken away in silence");
         prop_assert!(policy.on_exceed == OnExceed::Clamp || notices.is_empty());
         for rule in &policy.denied {
@@ -212,6 +221,37 @@ proptest! {
         }
     }
 
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(cases(50_000)))]
+
+    /// What a session is granted is what its container is, and what its policy's `debug` says: within every ceiling, and
+    /// apart from what is denied, as if the image had declared both.
+    #[test]
+    fn a_session_is_granted_as_much_as_if_the_image_had_declared_it(words in words(), specs in policies(), class in select(&["keep", "own"])) {
+        let Some(policy) = in_force(&specs, class) else { return Ok(()) };
+        let Ok(Computed { profile, intent, .. }) = computed(&label_map(&words, true), &policy) else { return Ok(()) };
+        let Some(session) = profile.of_session() else {
+            prop_assert!(policy.debug.is_none() || policy.mode == Mode::Audit);
+            return Ok(());
+        };
+        for rule in &policy.ceilings {
+            prop_assert!(within(&session, &rule.is), "{} is exceeded: {}", rule.by, session.canonical());
+        }
+        for rule in &policy.denied {
+            prop_assert!(session.caps.is_disjoint(&rule.is.caps) && session.needs.is_disjoint(&rule.is.needs));
+            prop_assert!(session.exec.iter().chain(&session.exec_beneath).all(|path| rule.is.exec.iter().all(|denied| !path.is_beneath(denied) && !denied.is_beneath(path))));
+        }
+        prop_assert_eq!(grants_beyond(&session, &profile), Vec::<String>::new());
+        let more: Intent = policy.debug.clone().unwrap().into();
+        let both = Intent { exec: &intent.exec | &more.exec, caps: &intent.caps | &more.caps, needs: &intent.needs | &more.needs, ..intent };
+        let as_default = Policy { default: Some(both), undeclared: Undeclared::Default, on_exceed: OnExceed::Clamp, ..policy };
+        let declared = computed(&BTreeMap::new(), &as_default).unwrap().profile;
+        prop_assert_eq!(grants_beyond(&declared, &session), Vec::<String>::new());
+        prop_assert_eq!(grants_beyond(&session, &declared), Vec::<String>::new());
+        prop_assert_ne!(session.digest(), profile.digest());
+    }
 }
 
 proptest! {
@@ -280,7 +320,7 @@ fn words_as_ceiling() -> impl Strategy<Value = Ceiling> {
 fn the_generators_reach_every_outcome() {
     use proptest::strategy::ValueTree;
     let mut runner = proptest::test_runner::TestRunner::deterministic();
-    let (mut clamped, mut granted, mut refused, mut defaulted) = (0, 0, 0, 0);
+    let (mut clamped, mut granted, mut refused, mut defaulted, mut sessions) = (0, 0, 0, 0, 0);
     let strategy = (words(), policies(), Union::new([Just(true), Just(true), Just(false)]));
     for _ in 0..2000 {
         let (words, specs, declares) = strategy.new_tree(&mut runner).unwrap().current();
@@ -289,12 +329,17 @@ fn the_generators_reach_every_outcome() {
             Ok(Computed { profile, notices, .. }) if declares => {
                 granted += usize::from(!profile.connect.is_empty());
                 clamped += usize::from(!notices.is_empty());
+                sessions +=
+                    usize::from(profile.of_session().is_some_and(|session| session.exec != profile.exec));
             }
             Ok(Computed { profile, .. }) => defaulted += usize::from(profile.origin == Origin::Default),
             Err(_) => refused += 1,
         }
     }
-    for count in [clamped, granted, refused, defaulted] {
-        assert!(count > 50, "clamped {clamped}, granted {granted}, refused {refused}, defaulted {defaulted}");
+    for count in [clamped, granted, refused, defaulted, sessions] {
+        assert!(
+            count > 50,
+            "clamped {clamped}, granted {granted}, refused {refused}, defaulted {defaulted}, sessions {sessions}"
+        );
     }
 }

@@ -14,7 +14,7 @@ use profiles::plan::{Wall, baseline_seccomp};
 use profiles::policy::{Command, Subject};
 use profiles::profile::{self, Computed, Origin, ProfileError};
 use profiles::record::{self, Observation, Verdict};
-use profiles::{Plan, Policy};
+use profiles::{Plan, Policy, Profile};
 use sandbox::handover::Giver;
 use sandbox::programs;
 
@@ -27,7 +27,7 @@ use crate::policies;
 use crate::process;
 use crate::records::{Context, Recorder, Spool};
 use crate::stdio::ProcessStdio;
-use crate::walls::{Folders, Walls};
+use crate::walls::{Folders, Session, Walls};
 
 /// A mount of the container's root filesystem, as containerd asks for it.
 #[derive(Debug, Clone)]
@@ -168,6 +168,8 @@ struct Decision {
     policy: Policy,
     computed: Computed,
     plan: Plan,
+    /// The profile of sessions with a terminal and its plan, where they are others.
+    session: Option<(Profile, Plan)>,
 }
 
 impl Decision {
@@ -188,17 +190,16 @@ impl Decision {
         let mut recorder = Recorder::new(Spool::new(&config.data_dir, identity), context);
         let decided = in_force(identity, &recorded, config).and_then(|(policy, notice)| {
             recorder.notices(notice.as_slice());
-            let (computed, plan) = decide(identity, &image, &policy, spec)?;
-            Ok((policy, computed, plan))
+            Ok((decide(identity, &image, &policy, spec)?, policy))
         });
         match decided {
-            Ok((policy, computed, plan)) => {
+            Ok(((computed, plan, session), policy)) => {
                 recorder.profile(&plan.profile);
                 recorder.notices(&computed.notices);
                 for gap in &plan.gaps {
                     recorder.gap(gap);
                 }
-                Ok(Self { image: recorded, policy, computed, plan })
+                Ok(Self { image: recorded, policy, computed, plan, session })
             }
             Err(refusal) => {
                 recorder.observe(refusal.observation(&image.name), |_| Err(refusal.because.clone()));
@@ -212,8 +213,15 @@ impl Decision {
         let (path, cwd) = search_context(spec);
         let command =
             (self.computed.profile.command == Command::Allow).then(|| first_argument(spec)).flatten();
-        let programs = programs::resolve(rootfs, &self.plan, command.as_deref(), &path, &cwd)
-            .map_err(|err| internal("cannot find the declared programs", &err))?;
+        let resolve = |plan: &Plan| {
+            programs::resolve(rootfs, plan, command.as_deref(), &path, &cwd)
+                .map_err(|err| internal("cannot find the declared programs", &err))
+        };
+        let programs = resolve(&self.plan)?;
+        let session = self
+            .session
+            .map(|(profile, plan)| Ok(Session { programs: resolve(&plan)?, profile, plan }))
+            .transpose()?;
         let seccomp = sandbox::spec::take_seccomp(spec)
             .map_err(|err| internal("cannot take the pod's seccomp profile", &err))?
             .map(|json| profiles::plan::seccomp_from_oci(&json, sandbox::facts::NATIVE))
@@ -230,12 +238,17 @@ impl Decision {
             policy: self.policy,
             plan: self.plan,
             programs,
+            session,
+            own_mounts: false,
             writable,
             seccomp,
             late_capabilities: None,
         })
     }
 }
+
+/// What the container is granted and its plan, and those of sessions with a terminal where they are others.
+type Decided = (Computed, Plan, Option<(Profile, Plan)>);
 
 /// Why a container is not started: recorded, and told to containerd.
 struct Refusal {
@@ -281,12 +294,7 @@ fn in_force(
     Ok((policy, node.broken.map(|problem| Notice::BrokenPolicies { problem })))
 }
 
-fn decide(
-    identity: &Identity,
-    image: &Image,
-    policy: &Policy,
-    spec: &Spec,
-) -> Result<(Computed, Plan), Refusal> {
+fn decide(identity: &Identity, image: &Image, policy: &Policy, spec: &Spec) -> Result<Decided, Refusal> {
     if !policy.privileged && is_privileged(spec) {
         let because = format!(
             "class {} runs no privileged containers; remove privileged from the pod, or use a class that allows it",
@@ -303,13 +311,17 @@ fn decide(
             })?,
     };
     let host = sandbox::facts::probe();
-    let mut plan =
-        profiles::plan(&computed.profile, &host).map_err(|err| Refusal::new(Kind::Precondition, err))?;
+    let planned = |profile: &Profile| {
+        profiles::plan(profile, &host).map_err(|err| Refusal::new(Kind::Precondition, err))
+    };
+    let mut plan = planned(&computed.profile)?;
+    let session = computed.profile.of_session();
+    let session = session.map(|profile| Ok((profile.clone(), planned(&profile)?))).transpose()?;
     if computed.profile.origin == Origin::Baseline {
         // containerd's default filter depends on what the pod spec leaves the container.
         plan.seccomp = Some(baseline_seccomp(&bounding(spec), host.arch));
     }
-    Ok((computed, plan))
+    Ok((computed, plan, session))
 }
 
 /// The capabilities that the runtime spec leaves the container at most.

@@ -53,7 +53,7 @@ pub(crate) fn start(exec: Exec) -> Result<i32, Failure> {
         )
     })?;
     let walls = exec.folders.load().map_err(|err| internal("cannot read the container's walls", &err))?;
-    refuse_session(&exec, &walls, &process)?;
+    let walls = if process.terminal().unwrap_or(false) { session(&exec, walls, &process)? } else { walls };
     let container = Container::load(exec.folders.oci_state())
         .map_err(|err| Failure::new(Kind::Precondition, chain(&err)))?;
     let pid =
@@ -75,11 +75,27 @@ pub(crate) fn start(exec: Exec) -> Result<i32, Failure> {
     started
 }
 
-fn refuse_session(exec: &Exec, walls: &Walls, process: &Process) -> Result<(), Failure> {
-    if walls.profile.interactive_exec != InteractiveExec::Deny || !process.terminal().unwrap_or(false) {
-        return Ok(());
-    }
-    let because = format!("class {} lets no terminal into a running container", walls.policy.class);
+/// Whether the process that `spec` describes is a session with a terminal. What cannot be parsed is refused by [`start`].
+pub(crate) fn is_session(spec: &[u8]) -> bool {
+    let process: Result<Process, _> = serde_json::from_slice(spec);
+    process.is_ok_and(|process| process.terminal().unwrap_or(false))
+}
+
+/// The walls of a session with a terminal, if its policy lets it in.
+fn session(exec: &Exec, walls: Walls, process: &Process) -> Result<Walls, Failure> {
+    let because = if walls.profile.interactive_exec == InteractiveExec::Deny {
+        format!("class {} lets no terminal into a running container", walls.policy.class)
+    } else {
+        let walls = walls.of_session();
+        if !walls.own_mounts || walls.plan.landlock.is_some() {
+            return Ok(walls);
+        }
+        return Err(Failure::new(
+            Kind::Precondition,
+            "interactiveExec: debug takes Landlock, which this kernel lacks or has switched off: without it the \
+             container's own processes would reach the session's programs",
+        ));
+    };
     let observation = Observation {
         wall: Wall::Policy,
         operation: "exec-session".to_owned(),

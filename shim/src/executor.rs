@@ -8,7 +8,7 @@ use std::rc::Rc;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorValidationError};
 use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access, execv, getcwd};
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{LinuxCapabilities, Spec};
 use profiles::policy::Mode;
 use sandbox::enforce::{Enforced, Prepared};
 use sandbox::handover::Giver;
@@ -31,6 +31,8 @@ struct Ready {
     prepared: Prepared,
     program: CString,
     args: Vec<CString>,
+    /// What is still to be dropped once the filter is loaded.
+    capabilities: Option<LinuxCapabilities>,
 }
 
 impl WallsExecutor {
@@ -43,6 +45,7 @@ impl WallsExecutor {
         let process = spec.process().as_ref().ok_or("the runtime spec has no process")?;
         let args =
             process.args().as_ref().filter(|args| !args.is_empty()).ok_or("the process has no arguments")?;
+        let capabilities = self.open_programs()?;
         let program = search(&args[0], search_path(process)).map_err(|errno| match errno {
             Errno::ENOENT => format!("exec: {:?}: executable file not found in $PATH", args[0]),
             other => format!("exec: {:?}: {}", args[0], other.desc()),
@@ -52,7 +55,18 @@ impl WallsExecutor {
         let walls = &self.walls;
         let prepared = Prepared::new(&walls.plan, &walls.programs, &walls.writable, walls.seccomp.as_ref())
             .map_err(|err| chain(&err))?;
-        Ok(Ready { prepared, program, args })
+        Ok(Ready { prepared, program, args, capabilities })
+    }
+
+    /// Gives a session its own mounts, and drops what only that took; else the capabilities to be dropped later.
+    fn open_programs(&self) -> Result<Option<LinuxCapabilities>, String> {
+        let late = &self.walls.late_capabilities;
+        if !self.walls.own_mounts {
+            return Ok(late.clone());
+        }
+        sandbox::session::open_programs(&self.walls.programs).map_err(|err| chain(&err))?;
+        late.as_ref().map_or(Ok(()), sandbox::capabilities::keep_only).map_err(|err| chain(&err))?;
+        Ok(None)
     }
 
     /// Everything from here on happens behind the walls; returns only the reason why the program was not started.
@@ -70,7 +84,7 @@ impl WallsExecutor {
             }
             Err(err) => return chain(&err),
         };
-        if let Some(sets) = &self.walls.late_capabilities
+        if let Some(sets) = &ready.capabilities
             && let Err(err) = sandbox::capabilities::keep_only(sets)
         {
             return chain(&err);

@@ -18,8 +18,23 @@ use crate::walls::{Folders, Walls};
 pub(crate) enum Of {
     /// The container's own process, which the observer starts.
     Init,
-    /// The exec of this id, which another child creates and starts.
-    Exec(String),
+    /// An exec, which another child creates and starts.
+    Exec {
+        /// Its id.
+        id: String,
+        /// Whether it is a session with a terminal.
+        session: bool,
+    },
+}
+
+impl Of {
+    /// The exec's id.
+    fn exec(&self) -> Option<&str> {
+        match self {
+            Self::Init => None,
+            Self::Exec { id, .. } => Some(id),
+        }
+    }
 }
 
 /// What an observer needs.
@@ -55,9 +70,9 @@ impl Observer {
             .folders
             .load()
             .map_err(|err| Failure::internal("cannot read the container's walls", &err))?;
-        let exec = match &self.of {
-            Of::Init => None,
-            Of::Exec(id) => Some(id.as_str()),
+        let (exec, walls) = match &self.of {
+            Of::Init | Of::Exec { session: false, .. } => (self.of.exec(), walls),
+            Of::Exec { session: true, .. } => (self.of.exec(), walls.of_session()),
         };
         let mut recorder = walls.recorder(&self.data_dir, exec);
         let mut denials = None;

@@ -33,6 +33,12 @@ pub(crate) struct Walls {
     pub(crate) plan: Plan,
     /// Its programs as they are in the image.
     pub(crate) programs: ResolvedPrograms,
+    /// Those of a session with a terminal, where its policy grants it more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) session: Option<Session>,
+    /// Whether the process gets mounts of its own, on which its programs are open; see [`Walls::of_session`].
+    #[serde(skip)]
+    pub(crate) own_mounts: bool,
     /// Volumes that the deployer mounted read-write.
     pub(crate) writable: Vec<PathBuf>,
     /// The pod's own seccomp profile, loaded beside ours.
@@ -41,16 +47,36 @@ pub(crate) struct Walls {
     pub(crate) late_capabilities: Option<LinuxCapabilities>,
 }
 
+/// In what the walls of a session differ from its container's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Session {
+    pub(crate) profile: Profile,
+    pub(crate) plan: Plan,
+    pub(crate) programs: ResolvedPrograms,
+}
+
 impl Walls {
+    /// The walls of a session with a terminal: the container's, or those that its policy has for sessions.
+    pub(crate) fn of_session(mut self) -> Self {
+        match self.session.take() {
+            Some(Session { profile, plan, programs }) => {
+                Self { profile, plan, programs, own_mounts: true, ..self }
+            }
+            None => self,
+        }
+    }
+
     /// Adapts the walls to one process.
     ///
     /// Without `no_new_privs` the kernel takes a filter only from a process that has CAP_SYS_ADMIN, and libcontainer
     /// calls the executor after it dropped what the spec does not name. So such a process (of an image that declares
-    /// nothing) is given that capability until its filter is loaded, and the executor drops it then.
+    /// nothing) is given that capability until its filter is loaded, and the executor drops it then. So is one that gets
+    /// mounts of its own, until it has them.
     pub(crate) fn for_process(mut self, process: &mut Process) -> Self {
         self.late_capabilities = None;
         let filtered = self.plan.seccomp.is_some() || self.seccomp.is_some();
-        if !filtered || process.no_new_privileges().unwrap_or(false) {
+        let loads = filtered && !process.no_new_privileges().unwrap_or(false);
+        if !loads && !self.own_mounts {
             return self;
         }
         let sets = process.capabilities().clone().unwrap_or_default();

@@ -62,6 +62,7 @@ pub(super) fn class(name: &str) -> Policy {
         require: [Wall::Exec, Wall::File, Wall::Syscall, Wall::Capability].into(),
         command: Command::Declared,
         interactive_exec: InteractiveExec::Confined,
+        debug: None,
         isolation: Isolation::Host,
         response: Response::Event,
         report: Report::Full,

@@ -5,13 +5,14 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
-use serde::{Deserialize, Serialize};
+use serde::de::Visitor;
+use serde::{Deserialize, Deserializer, Serialize};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::{
-    Ceiling, Command, InteractiveExec, Isolation, Mode, OnExceed, OnInvalid, Pattern, Report, Response,
-    Undeclared,
+    Ceiling, Command, DebugGrants, InteractiveExec, Isolation, Mode, OnExceed, OnInvalid, Pattern, Report,
+    Response, Undeclared,
 };
 use crate::intent::Intent;
 use crate::plan::Wall;
@@ -95,6 +96,9 @@ pub struct Spec {
     /// Exec sessions with a terminal.
     #[serde(default, deserialize_with = "super::given", skip_serializing_if = "Option::is_none")]
     pub interactive_exec: Option<InteractiveExec>,
+    /// What they get besides, where `interactiveExec` is `debug`.
+    #[serde(default, deserialize_with = "super::given", skip_serializing_if = "Option::is_none")]
+    pub debug: Option<DebugGrants>,
     /// Where the container runs.
     #[serde(default, deserialize_with = "super::given", skip_serializing_if = "Option::is_none")]
     pub isolation: Option<Isolation>,
@@ -105,11 +109,47 @@ pub struct Spec {
     #[serde(default, deserialize_with = "super::given", skip_serializing_if = "Option::is_none")]
     pub report: Option<Report>,
     /// Whether privileged containers may run.
-    #[serde(default, deserialize_with = "super::given", skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "truth", skip_serializing_if = "Option::is_none")]
     pub privileged: Option<bool>,
     /// Images for which this policy's ceiling is higher for a while.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub exceptions: Vec<Exception>,
+}
+
+/// `true` or `false`: a YAML reader that is asked for a `bool` takes `"true"` in quotes too, which is a text.
+fn truth<'de, D: Deserializer<'de>>(value: D) -> Result<Option<bool>, D::Error> {
+    struct Truth(bool);
+
+    impl<'de> Deserialize<'de> for Truth {
+        fn deserialize<D: Deserializer<'de>>(value: D) -> Result<Self, D::Error> {
+            value.deserialize_any(Bare).map(Self)
+        }
+    }
+
+    struct Bare;
+
+    impl Visitor<'_> for Bare {
+        type Value = bool;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("true or false")
+        }
+
+        fn visit_bool<E>(self, value: bool) -> Result<bool, E> {
+            Ok(value)
+        }
+
+        fn visit_u64<E: serde::de::Error>(self, _: u64) -> Result<bool, E> {
+            Err(E::custom("write true or false here"))
+        }
+
+        fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<bool, E> {
+            let quotes = if matches!(text, "true" | "false") { ", without quotes" } else { "" };
+            Err(E::custom(format!("write true or false here{quotes}")))
+        }
+    }
+
+    Ok(super::given::<D, Truth>(value)?.map(|truth| truth.0))
 }
 
 /// Which containers a policy is about. Every list that is there must have an entry that fits.

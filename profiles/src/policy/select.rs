@@ -119,7 +119,10 @@ impl Policy {
         set(&mut self.on_exceed, spec.on_exceed.as_ref());
         set(&mut self.require, spec.require.as_ref());
         set(&mut self.command, spec.command.as_ref());
-        set(&mut self.interactive_exec, spec.interactive_exec.as_ref());
+        if let Some(sessions) = spec.interactive_exec {
+            // One value of two parts: whoever decides about sessions decides what they get.
+            (self.interactive_exec, self.debug) = (sessions, spec.debug.clone());
+        }
         set(&mut self.isolation, spec.isolation.as_ref());
         set(&mut self.response, spec.response.as_ref());
         set(&mut self.report, spec.report.as_ref());

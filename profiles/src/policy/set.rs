@@ -4,18 +4,21 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Ceiling, RuntimePolicy, Selector, Spec, builtin};
-use crate::intent::Intent;
-use crate::labels::MAX_ENTRIES;
+use check::Problem;
 
+use super::{Ceiling, RuntimePolicy, Selector, Spec, builtin};
+
+mod check;
+mod place;
 mod words;
 
 /// Longest policy file that is read, in bytes.
 pub const MAX_FILE: usize = 256 * 1024;
-/// Most entries of a selector's list.
-const MAX_SELECTED: usize = 64;
-/// Most policies on a node. Of a list's entries, [`MAX_ENTRIES`] are read, as of a label's.
+/// Most policies on a node. Of a list's entries, [`crate::labels::MAX_ENTRIES`] are read, as of a label's.
 pub const MAX_POLICIES: usize = 512;
+
+/// Longest part of a name that a message repeats, in characters.
+const SHOWN: usize = 80;
 
 /// Every policy of a node, free of conflicts.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +47,18 @@ pub enum PolicyError {
         /// What is wrong and what was meant.
         problem: String,
     },
+    /// A policy whose fields do not go together.
+    #[error("{file}: policy {:?}: {problem}", name.chars().take(SHOWN).collect::<String>())]
+    Policy {
+        /// The file, with line and column where known.
+        file: String,
+        /// The policy.
+        name: String,
+        /// The field, as `spec.ceiling.exec`.
+        at: String,
+        /// What is wrong and what was meant.
+        problem: String,
+    },
     /// Two policies say different things about the same containers.
     #[error(
         "policies {one:?} ({one_file}) and {other:?} ({other_file}) conflict: both set {field}, differently, for the same containers; \
@@ -54,11 +69,11 @@ pub enum PolicyError {
         field: &'static str,
         /// One policy.
         one: String,
-        /// Its file.
+        /// Its file, with line and column where known.
         one_file: String,
         /// The other.
         other: String,
-        /// Its file.
+        /// Its file, with line and column where known.
         other_file: String,
     },
     /// Two documents have one name.
@@ -66,9 +81,9 @@ pub enum PolicyError {
     Twice {
         /// The name.
         name: String,
-        /// One file.
+        /// One file, with line and column where known.
         one: String,
-        /// The other.
+        /// The other, likewise.
         other: String,
     },
     /// There are more documents than are read.
@@ -127,14 +142,18 @@ impl Policies {
     /// # Errors
     /// When one of them is not understood or contradicts itself, two have one name, or two conflict: none counts then.
     pub fn parse<'a>(files: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Self, PolicyError> {
-        let mut policies = Self::default();
-        for (file, text) in files {
-            for document in documents(file, text)? {
-                policies.add(file, document)?;
+        let files: Vec<(&str, &str)> = files.into_iter().collect();
+        let read = || {
+            let mut policies = Self::default();
+            for (file, text) in &files {
+                for document in documents(file, text)? {
+                    policies.add(file, document)?;
+                }
             }
-        }
-        policies.check_conflicts()?;
-        Ok(policies)
+            policies.check_conflicts()?;
+            Ok(policies)
+        };
+        read().map_err(|error: PolicyError| error.placed(&files))
     }
 
     /// Puts documents together that were read elsewhere (from the Kubernetes API).
@@ -171,9 +190,10 @@ impl Policies {
 
     fn add(&mut self, file: &str, document: RuntimePolicy) -> Result<(), PolicyError> {
         let name = document.metadata.name;
-        if let Err(problem) = check_name(&name).and_then(|()| check(&document.spec)) {
-            let problem = format!("policy {:?}: {problem}", name.chars().take(80).collect::<String>());
-            return Err(PolicyError::Document { file: file.to_owned(), place: String::new(), problem });
+        if let Err(Problem { at, said }) =
+            check::check_name(&name).and_then(|()| check::check(&document.spec))
+        {
+            return Err(PolicyError::Policy { file: file.to_owned(), name, at, problem: said });
         }
         if let Some(before) = self.documents.get(&name) {
             let (one, other) = (before.file.clone(), file.to_owned());
@@ -226,6 +246,7 @@ fn contradiction(a: &Spec, b: &Spec) -> Option<&'static str> {
         ("require", differ(a.require.as_ref(), b.require.as_ref())),
         ("command", differ(a.command.as_ref(), b.command.as_ref())),
         ("interactiveExec", differ(a.interactive_exec.as_ref(), b.interactive_exec.as_ref())),
+        ("debug", differ(a.debug.as_ref(), b.debug.as_ref())),
         ("isolation", differ(a.isolation.as_ref(), b.isolation.as_ref())),
         ("response", differ(a.response.as_ref(), b.response.as_ref())),
         ("report", differ(a.report.as_ref(), b.report.as_ref())),
@@ -242,6 +263,10 @@ fn contradiction(a: &Spec, b: &Spec) -> Option<&'static str> {
     fields.into_iter().find(|(_, differ)| *differ).map(|(field, _)| field)
 }
 
+fn options() -> serde_saphyr::Options {
+    serde_saphyr::options! { strict_booleans: true, with_snippet: false }
+}
+
 fn documents(file: &str, text: &str) -> Result<Vec<RuntimePolicy>, PolicyError> {
     let wrong =
         |place: String, problem: String| PolicyError::Document { file: file.to_owned(), place, problem };
@@ -249,100 +274,10 @@ fn documents(file: &str, text: &str) -> Result<Vec<RuntimePolicy>, PolicyError> 
         let problem = format!("the file has {} bytes; at most {MAX_FILE} are read", text.len());
         return Err(wrong(String::new(), problem));
     }
-    let options = serde_saphyr::options! { strict_booleans: true, with_snippet: false };
-    serde_saphyr::from_multiple_with_options(text, options).map_err(|error| {
+    serde_saphyr::from_multiple_with_options(text, options()).map_err(|error| {
         let place = error.location().map(|at| format!(":{}:{}", at.line(), at.column()));
         wrong(place.unwrap_or_default(), words::said(error.without_snippet()))
     })
-}
-
-/// A name as Kubernetes takes it for an object (RFC 1123 subdomain).
-fn check_name(name: &str) -> Result<(), String> {
-    let inner = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-' || c == b'.';
-    let edge = |c: Option<&u8>| c.is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
-    let bytes = name.as_bytes();
-    if bytes.len() <= 253 && bytes.iter().all(|c| inner(*c)) && edge(bytes.first()) && edge(bytes.last()) {
-        return Ok(());
-    }
-    Err("metadata.name has lower-case letters, digits, \"-\" and \".\" only, at most 253, and begins and ends with a letter or digit".to_owned())
-}
-
-/// What no schema says.
-fn check(spec: &Spec) -> Result<(), String> {
-    use super::{Isolation, OnInvalid, Response, Undeclared};
-    for (list, entries) in [
-        ("classes", spec.selector.classes.as_ref().map(std::collections::BTreeSet::len)),
-        ("namespaces", spec.selector.namespaces.as_ref().map(std::collections::BTreeSet::len)),
-        ("images", spec.selector.images.as_ref().map(std::collections::BTreeSet::len)),
-    ] {
-        match entries {
-            Some(0) => {
-                return Err(format!(
-                    "selector.{list} is empty, so that nothing is selected; leave it out to select all"
-                ));
-            }
-            Some(many) if many > MAX_SELECTED => {
-                return Err(format!("selector.{list} has {many} entries; at most {MAX_SELECTED} are read"));
-            }
-            _ => {}
-        }
-    }
-    if let Some(class) = spec.selector.classes.iter().flatten().find(|class| check_name(class).is_err()) {
-        return Err(format!(
-            "selector.classes: {class:?} is no name of a class; a class is named exactly, without patterns"
-        ));
-    }
-    let grants =
-        [("default", &spec.default), ("deny", &spec.deny)].map(|(name, grants)| (name, grants.as_ref()));
-    let exceptions = spec.exceptions.iter().map(|exception| ("exceptions.grants", Some(&exception.grants)));
-    for (name, grants) in grants.into_iter().chain(exceptions) {
-        if let Some((list, many)) = grants.and_then(Intent::longest).filter(|(_, many)| *many > MAX_ENTRIES) {
-            return Err(format!("{name}.{list} has {many} entries; at most {MAX_ENTRIES} are read"));
-        }
-    }
-    if let Some((list, many)) =
-        spec.ceiling.as_ref().and_then(Ceiling::longest).filter(|(_, many)| *many > MAX_ENTRIES)
-    {
-        return Err(format!("ceiling.{list} has {many} entries; at most {MAX_ENTRIES} are read"));
-    }
-    if let Some(path) =
-        spec.default.iter().flat_map(|default| &default.write).find_map(crate::labels::unwritable)
-    {
-        return Err(format!("default.write: nothing under {path} can be made writable"));
-    }
-    match (&spec.default, spec.undeclared) {
-        (Some(_), Some(other)) if other != Undeclared::Default => {
-            return Err("default says what images get that declare nothing, and undeclared says something else; leave undeclared out".to_owned());
-        }
-        (None, Some(Undeclared::Default)) => {
-            return Err("undeclared is default, and no default is given".to_owned());
-        }
-        _ => {}
-    }
-    if spec.on_invalid == Some(OnInvalid::UseDefault) && spec.default.is_none() {
-        return Err("onInvalid is UseDefault, and no default is given".to_owned());
-    }
-    if !spec.exceptions.is_empty() && spec.ceiling.is_none() {
-        return Err("exceptions raise this policy's own ceiling, and it has none".to_owned());
-    }
-    if !spec.exceptions.is_empty() && spec.selector.tier() == Tier::Class {
-        return Err("an exception cannot lift the ceiling of a class; put the ceiling into a policy that selects namespaces or images".to_owned());
-    }
-    if spec.require.as_ref().is_some_and(|walls| walls.contains(&crate::plan::Wall::Policy)) {
-        return Err(
-            "require names policy, which is no wall; there are exec, file, network, syscall, capability"
-                .to_owned(),
-        );
-    }
-    if spec.isolation == Some(Isolation::Microvm) {
-        return Err(
-            "isolation: microvm is not there yet in this version; leave it out, or use host".to_owned()
-        );
-    }
-    if spec.response == Some(Response::Evict) {
-        return Err("response: evict is not there yet in this version; leave it out, or use event".to_owned());
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -61,7 +61,8 @@ impl Pod {
             let console = connections.console_path();
             let spec = std::mem::take(&mut process.spec);
             let Connections { theirs, ours, console: terminal, giver, taker } = connections;
-            let observer = observer(container, Of::Exec(exec_id.as_str().to_owned()), taker);
+            let of = Of::Exec { id: exec_id.as_str().to_owned(), session: exec::is_session(&spec) };
+            let observer = observer(container, of, taker);
             let exec = Exec {
                 id: target.id.clone(),
                 exec_id: exec_id.clone(),

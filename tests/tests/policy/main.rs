@@ -7,6 +7,7 @@ mod case;
 mod files;
 mod grants;
 mod rules;
+mod sessions;
 
 use std::process::ExitCode;
 
@@ -27,7 +28,9 @@ fn main() -> ExitCode {
     let node = Shared::start(containerd, |containerd| Node::with_listener(containerd, LISTENER));
     let keep = node.with_shim();
     let mut trials = Vec::new();
-    for (name, title, test) in grants::TESTS.iter().chain(rules::TESTS).chain(files::TESTS) {
+    for (name, title, test) in
+        grants::TESTS.iter().chain(rules::TESTS).chain(sessions::TESTS).chain(files::TESTS)
+    {
         let trial = move |node: &mut Node| test(&Case::new(node, name)?);
         trials.push(keep.trial(format!("{containerd}: {title}"), trial));
     }

@@ -1,5 +1,5 @@
-//! What policies decide beside grants: labels that are not understood or ask too much, the pod's command, terminals, what
-//! is observed, audit, classes.
+//! What policies decide beside grants: labels that are not understood or ask too much, the pod's command, what is
+//! observed, audit, classes.
 
 use anyhow::{Result, ensure};
 
@@ -14,7 +14,6 @@ pub(crate) const TESTS: &[(&str, &str, Test)] = &[
         "a command of the pod runs if it was declared or the policy allows it, within its ceilings",
         command,
     ),
-    ("exec-session", "interactiveExec: deny keeps terminals out of a running container", exec_session),
     ("report", "report: calls records no file, and the walls stand all the same", report),
     ("audit", "mode: audit stops nothing and records what would be", audit),
     ("unknown", "an unknown class starts nothing, and the message lists the known ones", unknown),
@@ -58,30 +57,6 @@ fn command(case: &Case<'_>) -> Result<()> {
     case.refuses(&image, &words, &told[..1])?;
     case.handler.policy("debug", "command: declared")?;
     case.refuses(&image, &words, &told[..1])?;
-    Ok(())
-}
-
-fn exec_session(case: &Case<'_>) -> Result<()> {
-    let image = case.image(&declaring(&[])?)?;
-    for (spec, id, refused) in
-        [("{}", "session-confined", false), ("interactiveExec: deny", "session-denied", true)]
-    {
-        case.handler.policy("sessions", spec)?;
-        let started = case.ctr(id, &["-d"], &image, &["/bin/keep-probe", "sleep", "600"])?.success();
-        let line = format!("ctr task exec -t --exec-id terminal {id} /bin/keep-probe tty");
-        let said = started.and_then(|_| {
-            let said = case.node.run("script", &["-q", "-e", "-c", &line, "/dev/null"])?;
-            Ok((said, case.node.exec(id, &["/bin/keep-probe", "ok"])?))
-        });
-        let gone = case.node.remove(id);
-        let (session, plain) = said?;
-        gone?;
-        plain.success()?;
-        ensure!(session.stdout.contains("true true") != refused, "{session}");
-        let records = case.records(id)?;
-        let recorded = records.iter().any(|record| record["operation"] == "exec-session");
-        ensure!(recorded == refused, "{records:?}");
-    }
     Ok(())
 }
 

@@ -1,6 +1,6 @@
 use super::*;
 use crate::intent::AbsPath;
-use crate::policy::{Command, Mode, OnExceed, Report, Subject, Undeclared};
+use crate::policy::{Command, InteractiveExec, Mode, OnExceed, Report, Subject, Undeclared};
 
 fn document(name: &str, spec: &str) -> String {
     format!(
@@ -50,7 +50,7 @@ fn the_more_specific_policy_decides_and_what_it_leaves_open_the_less_specific() 
 fn two_policies_that_set_the_same_differently_are_an_error_that_names_both() {
     let one = ("one", "{ selector: { namespaces: ['team-*'] }, mode: audit }");
     let other = ("two", "{ selector: { namespaces: ['*-prod'] }, mode: enforce }");
-    wrong(&[one, other], &["\"one\" (one.yaml)", "\"two\" (two.yaml)", "conflict", "set mode"]);
+    wrong(&[one, other], &["\"one\" (one.yaml:4:53)", "\"two\" (two.yaml:4:53)", "conflict", "set mode"]);
     // The same value, disjoint selectors, another tier, another field: no conflict.
     for fine in [
         "{ selector: { namespaces: ['*-prod'] }, mode: audit }",
@@ -64,6 +64,27 @@ fn two_policies_that_set_the_same_differently_are_an_error_that_names_both() {
     let class =
         |needs: &str| format!("{{ selector: {{ classes: [keep] }}, ceiling: {{ needs: [{needs}] }} }}");
     wrong(&[("one", &class("jit")), ("two", &class("ipc"))], &["ceiling.needs"]);
+}
+
+#[test]
+fn who_decides_about_sessions_decides_what_they_get() {
+    let debug = |exec: &str| format!("interactiveExec: debug, debug: {{ exec: [{exec}] }}");
+    let class = |rest: &str| format!("{{ selector: {{ classes: [keep] }}, {rest} }}");
+    let shop = |rest: &str| format!("{{ selector: {{ namespaces: [shop] }}, {rest} }}");
+    let in_force = |specs: &[String]| {
+        let names = ["a", "b"];
+        let documents: Vec<(&str, &str)> = names.into_iter().zip(specs.iter().map(String::as_str)).collect();
+        let policy = parse(&documents).unwrap().select(&web("keep")).unwrap();
+        let exec =
+            |grants: super::super::DebugGrants| grants.exec.iter().map(AbsPath::to_label).collect::<Vec<_>>();
+        (policy.interactive_exec, policy.debug.map(exec))
+    };
+    use InteractiveExec::{Confined, Debug};
+    let sh = Some(vec!["/bin/sh".to_owned()]);
+    assert_eq!(in_force(&[class(&debug("/bin/ls")), shop(&debug("/bin/sh"))]), (Debug, sh.clone()));
+    assert_eq!(in_force(&[class(&debug("/bin/sh")), shop("report: calls")]), (Debug, sh));
+    assert_eq!(in_force(&[class(&debug("/bin/sh")), shop("interactiveExec: confined")]), (Confined, None));
+    wrong(&[("a", &shop(&debug("/bin/sh"))), ("b", &shop(&debug("/bin/ls")))], &["set debug"]);
 }
 
 #[test]
@@ -134,25 +155,35 @@ fn what_is_wrong_with_a_document_is_said_with_its_place() {
         ("{ selector: { namespaces: } }", &["nothing behind this field"]),
         ("{ default: }", &["nothing behind this field"]),
         ("{ mode: }", &["nothing behind this field"]),
-        ("{ require: [policy] }", &["policy, which is no wall"]),
+        ("{ require: [policy] }", &["bad.yaml:4:18: policy \"bad\": require", "policy, which is no wall"]),
         ("{ ceiling: { write: &a [/x], exec: [*a] } }", &["one value is expected here"]),
         ("{ ceiling: { listen: ['8080'] } }", &["8080/tcp"]),
         ("{ ceiling: { write: 'x' } }", &["bad.yaml:4:"]),
         ("{ deny: { exec: [sh] } }", &["not absolute"]),
         ("{ selector: { namespaces: ['team-?'] } }", &["only * is special"]),
-        ("{ selector: { namespaces: [] } }", &["nothing is selected"]),
+        ("{ selector: { namespaces: [] } }", &["bad.yaml:4:33:", "nothing is selected"]),
         ("{ selector: { classes: ['keep*'] } }", &["without patterns"]),
-        ("{ undeclared: default }", &["no default is given"]),
+        ("{ undeclared: default }", &["bad.yaml:4:21:", "no default is given"]),
         ("{ onInvalid: UseDefault }", &["no default is given"]),
         ("{ undeclared: refuse, default: {} }", &["leave undeclared out"]),
-        ("{ default: { write: [/proc/x] } }", &["nothing under /proc"]),
+        ("{ default: { write: [/proc/x] } }", &["bad.yaml:4:27:", "nothing under /proc"]),
+        ("{ interactiveExec: debug }", &["no debug says what sessions get"]),
+        ("{ debug: { exec: [/bin/sh] } }", &["interactiveExec is not debug"]),
+        ("{ interactiveExec: confined, debug: {} }", &["interactiveExec is not debug"]),
+        (
+            "{ interactiveExec: debug, debug: { write: [/x] } }",
+            &["unknown field \"write\"", "exec, caps, needs"],
+        ),
         ("{ isolation: microvm }", &["not there yet"]),
         ("{ response: evict }", &["not there yet"]),
         (
             "{ exceptions: [{ image: x, expires: '2027-01-01T00:00:00Z', reason: x, grants: {} }] }",
             &["no digest"],
         ),
-        ("{ privileged: yes }", &["bad.yaml:4:"]),
+        ("{ privileged: yes }", &["bad.yaml:4:21: write true or false here"]),
+        ("{ privileged: \"true\" }", &["bad.yaml:4:21: write true or false here, without quotes"]),
+        ("{ privileged: 1 }", &["bad.yaml:4:21:"]),
+        ("{ privileged: }", &["nothing behind this field"]),
     ] {
         wrong(&[("bad", spec)], parts);
     }
@@ -160,11 +191,39 @@ fn what_is_wrong_with_a_document_is_said_with_its_place() {
     let twice = document("one", "{}");
     let error =
         Policies::parse([("a.yaml", twice.as_str()), ("b.yaml", twice.as_str())]).unwrap_err().to_string();
-    assert!(error.contains("a.yaml") && error.contains("b.yaml"), "{error}");
+    assert!(error.contains("a.yaml:3:19") && error.contains("b.yaml:3:19"), "{error}");
+    let both = format!("{twice}---\n{twice}");
+    let error = Policies::parse([("a.yaml", both.as_str())]).unwrap_err().to_string();
+    assert!(error.contains("a.yaml:3:19") && error.contains("a.yaml:8:19"), "{error}");
     let other = document("one", "{}").replace("RuntimePolicy", "Pod");
     assert!(Policies::parse([("a.yaml", other.as_str())]).unwrap_err().to_string().contains("RuntimePolicy"));
     let bomb = "a: &a [x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b]\nd: [*c,*c,*c,*c,*c,*c,*c,*c]\n";
     assert!(Policies::parse([("bomb.yaml", bomb)]).is_err());
+}
+
+#[test]
+fn a_problem_is_placed_in_its_own_document() {
+    let text = format!(
+        "# The first is good.\n{}---\napiVersion: keep.dev/v1alpha1\nkind: RuntimePolicy\nmetadata:\n  name: bad\nspec:\n  \
+         default:\n    listen: [80/tcp]\n    write:\n    - /proc\n",
+        document("good", "{ default: { write: [/data] } }")
+    );
+    let error = Policies::parse([("x.yaml", text.as_str())]).unwrap_err().to_string();
+    assert_eq!(error, "x.yaml:15:7: policy \"bad\": default.write: nothing under /proc can be made writable");
+    // Where a field is not there, what it would stand in is named.
+    let text = document("bad", "{ exceptions: [] }")
+        .replace("[]", "&e [{ image: 'sha256:X', expires: '2027-01-01T00:00:00Z', reason: x, grants: {} }]")
+        .replace('X', &"a".repeat(64));
+    let error = Policies::parse([("x.yaml", text.as_str())]).unwrap_err().to_string();
+    assert!(error.starts_with("x.yaml:4:") && error.contains("and it has none"), "{error}");
+    // Those of the cluster have no text.
+    let documents = serde_json::json!({
+        "apiVersion": "keep.dev/v1alpha1", "kind": "RuntimePolicy", "metadata": { "name": "bad" },
+        "spec": { "privileged": true, "undeclared": "default" },
+    });
+    let error =
+        Policies::from_documents([serde_json::from_value(documents).unwrap()]).unwrap_err().to_string();
+    assert!(error.starts_with("the cluster: policy \"bad\": undeclared is default"), "{error}");
 }
 
 #[test]
