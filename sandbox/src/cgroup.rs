@@ -10,6 +10,7 @@ use nix::sys::signal::Signal;
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use nix::unistd::{AccessFlags, Pid, access};
 
+use crate::mountinfo::unescaped;
 use crate::sys::process;
 
 /// How long a cgroup's last processes may take to vanish.
@@ -41,7 +42,7 @@ impl Unified {
             let (mount, kind) = line.split_once(" - ")?;
             let mut words = mount.split(' ').skip(3);
             let (root, point) = (words.next()?, words.next()?);
-            let found = Self { mount: unescaped(point), root: unescaped(root) };
+            let found = Self { mount: unescaped(point.as_bytes()), root: unescaped(root.as_bytes()) };
             (kind.split(' ').next() == Some("cgroup2")).then_some(found)
         })
     }
@@ -141,27 +142,6 @@ impl OwnCgroup {
         }
         Ok(())
     }
-}
-
-/// A path as the mount table writes it, with `\040` for a space and the like.
-fn unescaped(text: &str) -> PathBuf {
-    use std::os::unix::ffi::OsStringExt;
-    let (mut bytes, mut rest) = (Vec::new(), text.as_bytes());
-    while let Some((first, after)) = rest.split_first() {
-        let octal =
-            after.get(..3).filter(|_| *first == b'\\').and_then(|digits| std::str::from_utf8(digits).ok());
-        match octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &after[3..];
-            }
-            None => {
-                bytes.push(*first);
-                rest = after;
-            }
-        }
-    }
-    std::ffi::OsString::from_vec(bytes).into()
 }
 
 #[cfg(test)]

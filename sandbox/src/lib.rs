@@ -16,6 +16,7 @@ pub mod facts;
 pub mod filter;
 mod floor;
 pub mod handover;
+mod mountinfo;
 pub mod network;
 pub mod observe;
 mod paths;

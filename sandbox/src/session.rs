@@ -1,10 +1,8 @@
 //! A session with grants of its own: its programs, which the container's mounts keep from running, are opened in a mount
 //! namespace that only the session and its children have. The container's own mounts stay as they are.
 
-use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -13,6 +11,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 
+use crate::mountinfo::unescaped;
 use crate::paths::{is_absent, is_beneath};
 use crate::programs::ResolvedPrograms;
 use crate::sys::mounts::clear_noexec;
@@ -103,12 +102,11 @@ struct Mounted {
 }
 
 impl Mounts {
-    /// Source: proc_pid_mountinfo(5).
     fn parse(table: &[u8]) -> Self {
         let mounted = |line: &[u8]| {
             let mut fields = line.split(|byte| *byte == b' ');
             let device = fields.nth(2)?.to_owned();
-            let at = PathBuf::from(unescaped(fields.nth(1)?));
+            let at = unescaped(fields.nth(1)?);
             let options: Vec<&[u8]> = fields.next()?.split(|byte| *byte == b',').collect();
             let has = |option: &str| options.contains(&option.as_bytes());
             Some(Mounted { device, at, read_only: has("ro"), noexec: has("noexec") })
@@ -128,27 +126,6 @@ impl Mounts {
         let image = self.covering(Path::new("/"));
         mount.noexec && mount.read_only && image.is_some_and(|image| image.device == mount.device)
     }
-}
-
-/// A path of mountinfo, where white space and `\` are written as octal numbers.
-fn unescaped(field: &[u8]) -> OsString {
-    let mut path = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((&first, after)) = rest.split_first() {
-        let digits =
-            after.get(..3).filter(|_| first == b'\\').and_then(|digits| std::str::from_utf8(digits).ok());
-        match digits.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
-            Some(byte) => {
-                path.push(byte);
-                rest = &after[3..];
-            }
-            None => {
-                path.push(first);
-                rest = after;
-            }
-        }
-    }
-    OsString::from_vec(path)
 }
 
 #[cfg(test)]
