@@ -47,7 +47,7 @@ struct Server {
 const SERVERS: &[Server] = &[
     Server {
         name: "nginx",
-        work: |one| one.page("http://127.0.0.1:8080/", "hello from nginx"),
+        work: work::nginx,
         attempt: |one| one.exec(&["/bin/cat", "/etc/passwd"]),
         label: ("dev.keep.exec", "/usr/bin/cat"),
     },

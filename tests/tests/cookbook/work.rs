@@ -44,6 +44,37 @@ impl Running<'_> {
     }
 }
 
+/// Serves a file, hands a request on, takes a large body, opens its log anew, and reads its configuration again.
+pub(crate) fn nginx(one: &Running<'_>) -> Result<()> {
+    one.page("http://127.0.0.1:8080/", "hello from nginx")?;
+    one.page("http://127.0.0.1:8080/api/", "\r\n\r\nok")?;
+    let (upload, size) = ("http://127.0.0.1:8080/upload/large", 20_000_000);
+    let script = format!(
+        "head -c {size} /dev/zero | curl -sSf -m 20 -T - -H 'Expect:' {upload} && curl -sSf -m 20 {upload} | wc -c"
+    );
+    let came_back = one.node.run("sh", &["-c", &script])?.success()?;
+    ensure!(came_back.text() == size.to_string(), "{came_back}");
+
+    let master = one.node.pid_of(one.id)?;
+    let log = format!("/proc/{master}/root/var/cache/nginx/access.log");
+    std::fs::rename(&log, format!("{log}.1")).context("cannot rotate the log")?;
+    one.node.ctr(&["task", "kill", "--signal", "SIGUSR1", one.id])?.success()?;
+    until("a request in the new log", one.patience, || {
+        one.page("http://127.0.0.1:8080/", "hello from nginx").ok()?;
+        std::fs::read_to_string(&log).ok().filter(|text| text.contains("GET / "))
+    })?;
+
+    let workers = || std::fs::read_to_string(format!("/proc/{master}/task/{master}/children")).ok();
+    let before = workers();
+    one.node.ctr(&["task", "kill", "--signal", "SIGHUP", one.id])?.success()?;
+    // The old ones end once the new ones are there.
+    let is_old = |pid: &&str| before.as_ref().is_some_and(|before| before.split(' ').any(|old| old == *pid));
+    until("workers of the configuration that was read again", one.patience, || {
+        workers().filter(|now| !now.trim().is_empty() && !now.split_whitespace().any(|pid| is_old(&pid)))
+    })?;
+    one.page("http://127.0.0.1:8080/", "hello from nginx")
+}
+
 pub(crate) fn redis(one: &Running<'_>) -> Result<()> {
     let ask =
         |words: &[&str]| Ok::<_, anyhow::Error>(one.client("usr/bin/redis-cli", words)?.text().to_owned());
