@@ -156,7 +156,7 @@ fn prepare(containerd: Containerd) -> Result<Node> {
 
 type Test = fn(&Node) -> Result<()>;
 
-const OTHERS: [(&str, Test); 4] = [
+const OTHERS: [(&str, Test); 5] = [
     ("the runtime's own program does not run as a script's interpreter", runtime_as_interpreter),
     ("a working folder among the runtime's descriptors leads nowhere, for init", |node| {
         descriptor_as_working_folder(node, Actor::Init)
@@ -165,6 +165,7 @@ const OTHERS: [(&str, Test); 4] = [
         descriptor_as_working_folder(node, Actor::Exec)
     }),
     ("an image whose /proc is a symlink starts no container without a real one", linked_proc),
+    ("a volume over /dev that is full of links leads nowhere", linked_devices),
 ];
 
 /// CVE-2024-21626: `/proc/self/fd/N` as the working folder. The container does not start, or starts within its root.
@@ -234,6 +235,42 @@ fn linked_proc(node: &Node) -> Result<()> {
     ensure!(own || refused, "{said}");
     let left = node.wait_until_gone("linked", Duration::from_secs(5));
     ensure!(left.is_empty(), "left behind: {left:?}");
+    Ok(())
+}
+
+/// CVE-2025-31133, CVE-2025-52565: the runtime masks files with /dev/null, binds the terminal over /dev/console and makes
+/// devices, and a volume over /dev brings links by those names. They lead nowhere out of the container, nothing is bound
+/// over what they name, and what is to be masked is, where the container starts at all.
+fn linked_devices(node: &Node) -> Result<()> {
+    let outside = node.folder.join("state/behind-the-links");
+    let volume = node.folder.join("state/linked-dev");
+    for class in [Runtime::Keep, Runtime::KeepClass("keep-permissive")] {
+        for device in ["null", "console", "zero", "ptmx", "stdin", "kcore"] {
+            std::fs::write(&outside, "precious").context("cannot write a file")?;
+            std::fs::create_dir(&volume).context("cannot make the volume")?;
+            std::os::unix::fs::symlink(&outside, volume.join(device)).context("cannot make a link")?;
+            let mount = format!("type=bind,src={},dst=/dev,options=rbind:rw", volume.display());
+            let (flags, sleep) = (["-d", "--mount", &mount], ["/bin/keep-attack", "sleep"]);
+            let said = node.start_container(class, &flags, "keep.test/attack:root", "linked-dev", &sleep)?;
+            if said.status.success() {
+                let pid = node.pid_of("linked-dev")?;
+                let masked = std::fs::read(format!("/proc/{pid}/root/proc/keys")).unwrap_or_default();
+                ensure!(masked.is_empty(), "{class}: /proc/keys is not masked, /dev/{device} is a link");
+                let table = std::fs::read_to_string(format!("/proc/{pid}/mountinfo"))?;
+                let mut places = table.lines().filter_map(|line| line.split(' ').nth(4));
+                let bound = places.any(|place| place.contains("behind-the-links"));
+                ensure!(
+                    !bound,
+                    "{class}: something is bound through /dev/{device}:
+{table}"
+                );
+            }
+            node.remove("linked-dev")?;
+            let kept = std::fs::read_to_string(&outside).context("the file outside is gone")?;
+            ensure!(kept == "precious", "{class}: written through /dev/{device}: {kept:?}; {said}");
+            std::fs::remove_dir_all(&volume).context("cannot remove the volume")?;
+        }
+    }
     Ok(())
 }
 
