@@ -287,6 +287,13 @@ impl Image {
         labels.into_iter().fold(self, |image, (key, value)| image.label(key, value))
     }
 
+    /// Without any label: it declares nothing.
+    #[must_use]
+    pub fn without_labels(mut self) -> Self {
+        self.labels.clear();
+        self
+    }
+
     pub(crate) fn config(&self, layers: &[String]) -> Value {
         let mut config = json!({ "Env": self.environment });
         let words = [("Entrypoint", &self.entrypoint), ("Cmd", &self.command)];

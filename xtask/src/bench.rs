@@ -1,14 +1,19 @@
 //! `cargo xtask bench`: ratios, measured side by side in one run.
 
+mod contender;
+mod files;
 mod profile;
+mod throughput;
 
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Subcommand;
-use tests::node::{Containerd, Node, Options, Runtime};
+use tests::images;
+use tests::node::{Containerd, Node, Options};
 use tests::provision::say;
-use tests::{images, under_test};
+
+use contender::{Contender, medians};
 
 /// What to measure.
 #[derive(Debug, Subcommand)]
@@ -22,6 +27,30 @@ pub(crate) enum What {
     /// An observed open for writing over an unobserved one, inside a container
     Observe {
         /// Rounds of each, two seconds long
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+    },
+    /// A permitted plain call, and connect with accept, over the same without any filter
+    Calls {
+        /// Rounds of each, two seconds long
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+    },
+    /// `ctr run --rm` of an image with a typical profile, all walls, over the same image without walls
+    Create {
+        /// Runs of each
+        #[arg(long, default_value_t = 40)]
+        runs: usize,
+    },
+    /// `git clone` of 5,000 files and `tar -x` of 20,000, with reports in full and of calls alone, over runc
+    Files {
+        /// Rounds of each
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+    },
+    /// nginx, redis and postgres of the cookbook under load, over the same under runc with containerd's seccomp profile
+    Throughput {
+        /// Rounds of each
         #[arg(long, default_value_t = 5)]
         rounds: usize,
     },
@@ -45,6 +74,10 @@ pub(crate) fn run(what: &What) -> Result<()> {
         // crun 1.8 refuses to run where cgroup v2 is mounted beside v1: nobody sees it in this run.
         What::Start { runs } => start(&node(false)?, *runs),
         What::Observe { rounds } => observe(&node(true)?, *rounds),
+        What::Calls { rounds } => calls(&node(true)?, *rounds),
+        What::Create { runs } => create(&node(true)?, *runs),
+        What::Files { rounds } => files::run(&node(true)?, *rounds),
+        What::Throughput { rounds } => throughput::run(*rounds),
         What::Profile { runs } => profile::run(*runs),
     }
 }
@@ -58,57 +91,51 @@ fn node(unified: bool) -> Result<Node> {
     Node::start(options)
 }
 
-const CONTENDERS: [(&str, Runtime); 3] =
-    [("keep", Runtime::Keep), ("shim-runc-v2 + runc", Runtime::Runc), ("shim-runc-v2 + crun", Runtime::Crun)];
-
 fn start(node: &Node, runs: usize) -> Result<()> {
     let labels = [("dev.keep.intent", "v1")];
     node.import(&images::static_true()?.labels(labels), TRUE)?;
     node.import(&images::declared_probe()?, OPENS_DECLARED)?;
     say("measuring `ctr run --rm /bin/true`");
-    let mut times: [Vec<u64>; 3] = Default::default();
-    for turn in 0..=runs {
-        for (index, (name, runtime)) in CONTENDERS.iter().enumerate() {
-            let took = once(node, *runtime, &format!("b{index}-{turn}"));
-            let took = took.with_context(|| format!("{name} does not run"))?;
-            // The first round fills caches.
-            if turn > 0 {
-                times.get_mut(index).context("more contenders than columns")?.push(took);
-            }
-        }
-    }
-    let medians: Vec<f64> = times.iter_mut().map(|times| median(times)).collect();
-    let keep = medians.first().copied().unwrap_or(f64::NAN);
+    let contenders = [Contender::keep(), Contender::runc(), Contender::crun()];
+    let times = medians(runs, contenders.len(), |index, turn| {
+        contenders[index].time(node, TRUE, &format!("b{index}-{turn}"), &[])
+    })?;
+    let keep = times[0];
     println!("`ctr run --rm /bin/true`, containerd 1.6, {runs} runs each, interleaved; medians:");
-    for ((name, _), time) in CONTENDERS.iter().zip(&medians) {
-        println!("  {name:<22} {:>7.1} ms   keep / it = {:.2}", time / 1e6, keep / time);
+    for (contender, time) in contenders.iter().zip(&times) {
+        println!("  {:<22} {:>7.1} ms   keep / it = {:.2}", contender.name, time / 1e6, keep / time);
     }
     println!("idle memory of the shim, one sleeping container, PSS:");
-    for (index, (name, runtime)) in CONTENDERS.iter().enumerate() {
+    for (index, contender) in contenders.iter().enumerate() {
         let id = format!("idle-{index}");
-        node.start_container(*runtime, &["-d"], OPENS_DECLARED, &id, &["/bin/keep-probe", "sleep", "600"])?
-            .success()?;
+        contender.run(node, &["-d"], OPENS_DECLARED, &id, &["/bin/keep-probe", "sleep", "600"])?;
         std::thread::sleep(std::time::Duration::from_secs(2));
         let pids: Vec<i32> = node.shims(&id).iter().map(|process| process.pid).collect();
         let sizes: Result<Vec<u64>> = pids.iter().map(|pid| pss(*pid)).collect();
-        println!("  {name:<22} {:>7} kB in {} processes", sizes?.iter().sum::<u64>(), pids.len());
+        println!("  {:<22} {:>7} kB in {} processes", contender.name, sizes?.iter().sum::<u64>(), pids.len());
         node.remove(&id)?;
     }
     Ok(())
 }
 
-/// Wall nanoseconds of one `ctr run --rm`, taken inside the node, without the cost of entering it.
-fn once(node: &Node, runtime: Runtime, id: &str) -> Result<u64> {
-    let probe = under_test::binary("keep-probe")?;
-    let mut words = vec!["time", "1", "ctr", "run", "--rm"];
-    words.extend(match runtime {
-        Runtime::Runc => vec!["--runtime", "io.containerd.runc.v2"],
-        Runtime::Crun => vec!["--runtime", "io.containerd.runc.v2", "--runc-binary", "crun"],
-        Runtime::Keep | Runtime::KeepClass(_) => vec!["--runtime", under_test::RUNTIME],
-    });
-    words.extend([TRUE, id]);
-    let output = node.run(&probe.to_string_lossy(), &words)?.success()?;
-    output.text().parse().with_context(|| format!("{output}"))
+fn create(node: &Node, runs: usize) -> Result<()> {
+    // The same files, and so the same snapshot: the cookbook's nginx. What it starts ends at once.
+    let image = tests::cookbook::image("nginx")?.entrypoint(&["/usr/sbin/nginx", "-v"]);
+    node.import(&image, "keep.bench/nginx:walls")?;
+    let bare = image.without_labels();
+    node.import(&bare, "keep.bench/nginx:bare")?;
+    say("measuring what the walls cost a container's start");
+    let permissive = Contender::of_class("keep-permissive", node)?;
+    let contenders = [(Contender::keep(), "keep.bench/nginx:walls"), (permissive, "keep.bench/nginx:bare")];
+    let times = medians(runs, contenders.len(), |index, turn| {
+        let (contender, image) = &contenders[index];
+        contender.time(node, image, &format!("c{index}-{turn}"), &[])
+    })?;
+    println!("`ctr run --rm` of nginx -v, {runs} runs each, interleaved; medians:");
+    println!("  behind its walls  {:>7.1} ms", times[0] / 1e6);
+    println!("  without walls     {:>7.1} ms", times[1] / 1e6);
+    println!("  the walls cost {:+.1} ms (aim: at most 3)", (times[0] - times[1]) / 1e6);
+    Ok(())
 }
 
 fn observe(node: &Node, rounds: usize) -> Result<()> {
@@ -116,32 +143,40 @@ fn observe(node: &Node, rounds: usize) -> Result<()> {
     say("measuring open + close");
     // The same file behind the same walls: an open for reading is not observed, one for writing is.
     let contenders = [("for writing: observed", "write"), ("for reading: not observed", "read")];
-    let mut times: [Vec<u64>; 2] = Default::default();
-    for round in 0..rounds {
-        for (index, (name, how)) in contenders.iter().enumerate() {
-            let id = format!("o{index}-{round}");
-            let words = ["/bin/keep-probe", "bench", how, "2", "/data/file"];
-            let output =
-                node.start_container(Runtime::Keep, &["--rm"], OPENS_DECLARED, &id, &words)?.success();
-            let output = output.with_context(|| format!("open {name} does not run"))?;
-            let nanoseconds = output.text().parse().with_context(|| format!("{output}"))?;
-            times.get_mut(index).context("more contenders than columns")?.push(nanoseconds);
-        }
-    }
-    let medians: Vec<f64> = times.iter_mut().map(|times| median(times)).collect();
+    let keep = Contender::keep();
+    let times = medians(rounds, contenders.len(), |index, round| {
+        let words = ["/bin/keep-probe", "bench", contenders[index].1, "2", "/data/file"];
+        keep.number(node, OPENS_DECLARED, &format!("o{index}-{round}"), &words)
+    })?;
     println!("open + close in a container behind its walls, {rounds} rounds each, interleaved; medians:");
-    for ((name, _), time) in contenders.iter().zip(&medians) {
+    for ((name, _), time) in contenders.iter().zip(&times) {
         println!("  {name:<32} {:>8.2} us", time / 1e3);
     }
-    let [observed, free] = medians.as_slice() else { anyhow::bail!("two medians were expected") };
-    println!("  an observed write-open costs {:+.2} us (aim: at most 5)", (observed - free) / 1e3);
+    println!("  an observed write-open costs {:+.2} us (aim: at most 5)", (times[0] - times[1]) / 1e3);
     Ok(())
 }
 
-fn median(values: &mut [u64]) -> f64 {
-    values.sort_unstable();
-    #[allow(clippy::cast_precision_loss)]
-    values.get(values.len() / 2).map_or(f64::NAN, |value| *value as f64)
+fn calls(node: &Node, rounds: usize) -> Result<()> {
+    let image = images::declared_probe()?.label("dev.keep.connect", "127.0.0.1:8080/tcp");
+    node.import(&image, "keep.bench/calls:1")?;
+    say("measuring calls");
+    let contenders = [Contender::keep(), Contender::runc()];
+    println!("inside a container, {rounds} rounds each, interleaved; medians:");
+    for (what, how, argument, aim) in [
+        ("getppid, a plain call", "call", "-", 1.10),
+        ("connect + accept over the loopback", "connect", "127.0.0.1:8080", 1.05),
+    ] {
+        let times = medians(rounds, contenders.len(), |index, round| {
+            let words = ["/bin/keep-probe", "bench", how, "2", argument];
+            contenders[index].number(node, "keep.bench/calls:1", &format!("{how}{index}-{round}"), &words)
+        })?;
+        let ratio = times[0] / times[1];
+        println!(
+            "  {what:<36} {:>8.0} ns, no filter {:>8.0} ns: {ratio:.2} (aim: at most {aim:.2})",
+            times[0], times[1]
+        );
+    }
+    Ok(())
 }
 
 fn pss(pid: i32) -> Result<u64> {

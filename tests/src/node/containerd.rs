@@ -49,8 +49,6 @@ impl fmt::Display for Containerd {
 pub enum Runtime {
     /// containerd's shim with runc: the reference.
     Runc,
-    /// containerd's shim with crun.
-    Crun,
     /// Keep, class `keep`, without a configuration file.
     Keep,
     /// Keep with a configuration file that names this class.
@@ -61,12 +59,6 @@ impl Runtime {
     pub(super) fn flags(self, folder: &Path) -> Result<Vec<String>> {
         let words: Vec<String> = match self {
             Self::Runc => vec!["--runtime".into(), "io.containerd.runc.v2".into()],
-            Self::Crun => vec![
-                "--runtime".into(),
-                "io.containerd.runc.v2".into(),
-                "--runc-binary".into(),
-                "crun".into(),
-            ],
             Self::Keep => vec!["--runtime".into(), under_test::RUNTIME.into()],
             Self::KeepClass(class) => {
                 let file = folder.join(format!("{class}.toml"));
@@ -84,7 +76,6 @@ impl fmt::Display for Runtime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Runc => "runc",
-            Self::Crun => "crun",
             Self::Keep => "keep",
             Self::KeepClass(class) => class,
         })

@@ -12,6 +12,8 @@ use tests::image::{Image, Layer};
 use tests::images;
 use tests::provision::say;
 
+use super::contender::median;
+
 /// Size of the archive that is explained, in bytes.
 const ARCHIVE: usize = 300 << 20;
 /// Layers that it has.
@@ -95,10 +97,10 @@ fn timed<T>(runs: usize, work: impl Fn() -> Result<T>) -> Result<f64> {
     for _ in 0..runs {
         let begin = Instant::now();
         let made = work();
-        times.push(u64::try_from(begin.elapsed().as_nanos())?);
+        times.push(begin.elapsed().as_secs_f64() * 1e6);
         black_box(made?);
     }
-    Ok(super::median(&mut times) / 1e3)
+    Ok(median(times))
 }
 
 fn explained() -> Result<()> {

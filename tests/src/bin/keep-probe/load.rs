@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -32,22 +33,41 @@ pub(crate) fn opens(count: &str, path: &str) -> io::Result<String> {
     Ok(format!("opens {done} failed {failed} signals {}{first}", crate::raw::ticks()))
 }
 
-/// Nanoseconds for one open, for writing (`write`) or for reading, and close: the median of batches of 1000.
-pub(crate) fn bench(how: &str, seconds: &str, path: &str) -> io::Result<String> {
-    open(path)?;
-    let open = |path: &str| match how {
-        "write" => open(path),
-        _ => File::open(path).map(drop),
-    };
+/// Nanoseconds of one piece of work, the median of batches: to open `object` for writing or to read it, and close; a plain
+/// system call; a connection to the address `object`, accepted and reset.
+pub(crate) fn bench(how: &str, seconds: &str, object: &str) -> io::Result<String> {
+    match how {
+        "write" => batches(seconds, 1000, || open(object)),
+        "read" => {
+            open(object)?;
+            batches(seconds, 1000, || File::open(object).map(drop))
+        }
+        "call" => batches(seconds, 100_000, || {
+            std::hint::black_box(std::os::unix::process::parent_id());
+            Ok(())
+        }),
+        _ => {
+            let listener = TcpListener::bind(object)?;
+            batches(seconds, 1000, || {
+                let stream = TcpStream::connect(object)?;
+                // A connection that is reset leaves no port behind that would have to wait.
+                crate::raw::reset_on_close(&stream)?;
+                listener.accept().map(drop)
+            })
+        }
+    }
+}
+
+fn batches(seconds: &str, size: u32, mut work: impl FnMut() -> io::Result<()>) -> io::Result<String> {
     let limit = Duration::from_secs_f64(number(seconds)?);
     let begin = Instant::now();
     let mut batches = Vec::new();
     while begin.elapsed() < limit {
         let start = Instant::now();
-        for _ in 0..1000 {
-            open(path)?;
+        for _ in 0..size {
+            work()?;
         }
-        batches.push(start.elapsed().as_nanos() / 1000);
+        batches.push(start.elapsed().as_nanos() / u128::from(size));
     }
     batches.sort_unstable();
     Ok(batches.get(batches.len() / 2).copied().unwrap_or(0).to_string())

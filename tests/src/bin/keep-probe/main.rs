@@ -28,7 +28,7 @@ const USAGE: &str = "usage: keep-probe COMMAND
   sleep SECONDS          ends at SIGTERM with 143
   serve PORT             answers every HTTP request with 200; /many?NAME:ARG does it and shows the result
   opens N PATH           opens PATH for writing N times under a 1 kHz timer signal
-  bench SECONDS PATH     nanoseconds for open for writing + close
+  bench HOW SECONDS WHAT nanoseconds to open WHAT for write or for read; of a plain call; to connect to WHAT
   time N CMD [ARG]...    wall nanoseconds of each of N runs
   keep-trying SECONDS NAME:ARG   tries every 50 ms until the result changes, shows first and last
   show PATH              the file's text
@@ -61,7 +61,9 @@ fn main() -> ExitCode {
         ["exec", path, rest @ ..] if !rest.is_empty() => finish(run(path, rest), true),
         ["serve", port] => finish(serve::forever(port), true),
         ["opens", count, path] => show(load::opens(count, path)),
-        ["bench", how @ ("write" | "read"), seconds, path] => show(load::bench(how, seconds, path)),
+        ["bench", how @ ("write" | "read" | "call" | "connect"), seconds, what] => {
+            show(load::bench(how, seconds, what))
+        }
         ["time", count, program, rest @ ..] => show(load::time(count, program, rest)),
         ["keep-trying", seconds, what] => show(load::keep_trying(seconds, what)),
         ["many", moves @ ..] if !moves.is_empty() => {

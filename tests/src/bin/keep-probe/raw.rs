@@ -1,6 +1,7 @@
 //! The probe's system calls that no safe wrapper makes. The only `unsafe` of tests and xtask.
 
 use std::io;
+use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Signals that the timer has delivered.
@@ -79,7 +80,7 @@ fn writable_and_executable() -> libc::c_long {
 /// Runs a sealed-off copy of a program from memory (memfd_create, then fexecve). Returns only on failure.
 pub(crate) fn exec_from_memory(program: &[u8]) -> io::Error {
     use std::io::Write as _;
-    use std::os::fd::{AsRawFd as _, FromRawFd as _};
+    use std::os::fd::FromRawFd as _;
     // SAFETY: the name is a valid C string; the descriptor returned is owned by nobody else.
     let mut file = unsafe {
         let fd = libc::syscall(libc::SYS_memfd_create, c"keep".as_ptr(), 0);
@@ -130,4 +131,20 @@ pub(crate) fn exit_on_term() {
 pub(crate) fn is_terminal(fd: i32) -> bool {
     // SAFETY: isatty takes any number.
     unsafe { libc::isatty(fd) == 1 }
+}
+
+/// Has a connection reset when it is closed.
+pub(crate) fn reset_on_close(stream: &impl AsRawFd) -> io::Result<()> {
+    let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+    // SAFETY: the option's value is a `linger`, of which the size is given.
+    let done = unsafe {
+        libc::setsockopt(
+            stream.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_LINGER,
+            (&raw const linger).cast(),
+            size_of::<libc::linger>() as libc::socklen_t,
+        )
+    };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
