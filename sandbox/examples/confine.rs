@@ -64,8 +64,9 @@ fn main() {
         Event::Failed(why) => println!("confine: not started: {why}"),
         Event::Started | Event::Settled => {}
     };
+    let collecting = std::thread::spawn(move || waitpid(child, None));
     serve(&taker, &plan, &programs, &[], None, &mut on).unwrap();
-    match waitpid(child, None).unwrap() {
+    match collecting.join().unwrap().unwrap() {
         WaitStatus::Exited(_, code) => std::process::exit(code),
         other => println!("confine: {other:?}"),
     }

@@ -31,10 +31,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn this_kernel_has_what_the_other_tests_need() {
+    fn asking_the_kernel_changes_nothing() {
         let facts = probe();
-        assert!(facts.landlock_abi >= 1, "{facts:?}");
-        assert!(facts.listener, "{facts:?}");
-        assert_eq!(facts, probe(), "asking changes nothing");
+        assert!(facts.listener, "Linux 5.6 has it: {facts:?}");
+        assert_eq!(facts, probe());
     }
 }

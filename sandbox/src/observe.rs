@@ -60,6 +60,9 @@ pub enum ObserveError {
 /// [`crate::enforce::Prepared::new`], `denials` what the network wall refuses in the container: one observer reads them
 /// for all of its processes.
 ///
+/// Before Linux 6.11 a task counts until its parent has collected it: who serves its own child must collect it beside this, or waits
+/// for ever.
+///
 /// `on` is called when the call that it speaks of is answered already; the next one waits while it runs.
 ///
 /// # Errors

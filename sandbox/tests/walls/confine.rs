@@ -9,8 +9,9 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use nix::sys::signal::raise;
 use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{dup2_stderr, dup2_stdout, execve, pipe};
+use nix::unistd::{Pid, close, dup2_stderr, dup2_stdout, execve, pipe};
 use profiles::intent::AbsPath;
 use profiles::plan::{Action, CallRule, LandlockPlan, NetworkPlan, SeccompPlan, SocketPlan};
 use profiles::policy::Mode;
@@ -25,6 +26,8 @@ use sandbox::observe::{Event, serve};
 use sandbox::programs::{ResolvedPrograms, resolve};
 use sandbox::{handover, process};
 use tempfile::TempDir;
+
+use crate::cannot_run;
 
 pub(crate) fn abs(path: impl AsRef<Path>) -> AbsPath {
     AbsPath::new(path.as_ref().to_str().unwrap()).unwrap()
@@ -200,7 +203,7 @@ pub(crate) fn run_in(
     let mut output = tempfile::tempfile().unwrap();
     let (giver, taker) = handover::pair().unwrap();
     let keep = [giver.as_fd().as_raw_fd(), output.as_fd().as_raw_fd()];
-    let child = process::spawn(&keep, || {
+    let program = || {
         cgroup.iter().for_each(|cgroup| cgroup.0.join().unwrap());
         match confine(plan, &programs, volumes, extra, &giver, &output) {
             Ok(()) => exec(command),
@@ -209,16 +212,35 @@ pub(crate) fn run_in(
                 99
             }
         }
+    };
+    // A parent of its own collects it: before Linux 6.11 a listener hangs up only once that is done, and we serve until then.
+    let parent = process::spawn(&keep, || {
+        let program = process::spawn(&keep, program).unwrap();
+        // Its end tells us that the program was started.
+        close(keep[0]).unwrap();
+        end_as(program)
     })
     .unwrap();
     drop(giver);
     let mut events = Vec::new();
     serve(&taker, plan, &programs, volumes, denials, &mut |event| events.push(event)).unwrap();
-    let status = waitpid(child, None).unwrap();
+    let status = waitpid(parent, None).unwrap();
     let mut text = String::new();
     output.rewind().unwrap();
     output.read_to_string(&mut text).unwrap();
     Outcome { status, output: text, events }
+}
+
+/// Waits for a child, and ends as it did.
+fn end_as(child: Pid) -> i32 {
+    match waitpid(child, None).unwrap() {
+        WaitStatus::Exited(_, code) => code,
+        WaitStatus::Signaled(_, signal, _) => {
+            raise(signal).unwrap();
+            panic!("{signal} did not end this process");
+        }
+        other => panic!("{other:?}"),
+    }
 }
 
 /// A cgroup with the network wall's programs, removed in the end.
@@ -234,8 +256,7 @@ impl Cgroup {
     pub(crate) fn new() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let hierarchy =
-            Unified::find().expect("this machine has no cgroup v2, and cannot show the network wall");
+        let Some(hierarchy) = Unified::find() else { cannot_run("this machine has no cgroup v2") };
         let cgroup = Self(hierarchy.own(&format!("keep-test-{}-{count}", std::process::id())));
         cgroup.0.make().unwrap();
         cgroup

@@ -8,8 +8,8 @@ use profiles::plan::Wall;
 use profiles::policy::Mode;
 use profiles::record::Verdict;
 
-use crate::Case;
 use crate::confine::*;
+use crate::{Case, needs_landlock};
 
 pub(crate) const CASES: &[Case] = &[
     ("writing_beneath_a_write_path_works_and_elsewhere_is_denied_and_recorded", writing),
@@ -36,6 +36,7 @@ fn plan(writable: &Path, _: &Path) -> Plan {
 }
 
 fn writing() {
+    needs_landlock(1, "the file wall");
     let script = "echo x >$W/a && mkdir $W/d && mv $W/a $W/d/b && rm $W/d/b && chmod 700 $W/d && rmdir $W/d && echo inside
         (echo x >$N/a) || (echo x >>$N/old) || mkdir $N/d || rm -f $N/old || mv $N/old $N/new || echo outside; cat $N/old";
     let (outcome, n) = files(script, plan);
@@ -54,6 +55,7 @@ fn writing() {
 }
 
 fn every_abi() {
+    needs_landlock(1, "the file wall");
     for version in 1..=abi() {
         let plan = |w: &Path, n: &Path| Plan { landlock: Some(landlock(version)), ..plan(w, n) };
         let (outcome, _) =
@@ -63,6 +65,7 @@ fn every_abi() {
 }
 
 fn not_recorded() {
+    needs_landlock(1, "the file wall");
     let script = "mkdir -p $N; mkdir $N; echo x >$N/missing/file; rm $N/missing; rmdir $N/missing; chmod 700 $N/missing
         mv $N/missing $N/new; echo x >$N; echo x >/dev/null; echo x >/dev/stderr; echo x >/dev/fd/1; echo x >/proc/self/fd/2
         echo 0 >/proc/self/oom_score_adj; echo x >/proc/self/comm; cat <$N/old >/dev/null; echo done";
@@ -75,6 +78,7 @@ fn not_recorded() {
 }
 
 fn volumes() {
+    needs_landlock(1, "the file wall");
     let (volume, other) = folders();
     let none = write_plan(&[]);
     let script = |folder: &Path| {
@@ -89,6 +93,7 @@ fn volumes() {
 }
 
 fn symlinks() {
+    needs_landlock(1, "the file wall");
     let script = "ln -s $N $W/out; cd $W && echo x >./a && echo inside; (echo x >../$(basename $N)/b) || (echo x >./out/c) || echo outside";
     let (outcome, n) = files(script, plan);
     assert_eq!(outcome.output, "inside\noutside\n");

@@ -8,8 +8,8 @@ use profiles::Plan;
 use profiles::policy::Mode;
 use profiles::record::Verdict;
 
-use crate::Case;
 use crate::confine::*;
+use crate::{Case, needs_landlock};
 
 pub(crate) const CASES: &[Case] = &[
     ("declared_port_is_bound_and_another_denied_and_recorded", bind),
@@ -37,6 +37,7 @@ fn ports() -> (u16, u16) {
 }
 
 fn bind() {
+    needs_landlock(4, "the right to use a TCP port");
     let (declared, other) = ports();
     let outcome = script(
         &network_plan(&[declared], &[]),
@@ -47,6 +48,7 @@ fn bind() {
 }
 
 fn connect() {
+    needs_landlock(4, "the right to use a TCP port");
     let servers = [TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap()];
     let [declared, other] = servers.each_ref().map(|server| server.local_addr().unwrap().port());
     let outcome = script(
@@ -58,6 +60,7 @@ fn connect() {
 }
 
 fn listen() {
+    needs_landlock(4, "the right to use a TCP port");
     let (declared, _) = ports();
     let text = format!(
         "say(listen(tcp(), 5)); my $b = tcp(); bind($b, at({declared})) or die; say(listen($b, 5));
@@ -70,6 +73,7 @@ fn listen() {
 }
 
 fn ephemeral() {
+    needs_landlock(4, "the right to use a TCP port");
     for (listen, connect) in [(&[][..], &[80][..]), (&[80], &[])] {
         let mut plan = network_plan(listen, connect);
         plan.landlock.as_mut().unwrap().bind_tcp.get_or_insert_default().push((0, 0));
@@ -81,9 +85,7 @@ fn ephemeral() {
 }
 
 fn abstract_socket() {
-    if abi() < 6 {
-        panic!("Landlock ABI {} has no scopes: this kernel cannot show it", abi());
-    }
+    needs_landlock(6, "the scope of abstract unix sockets");
     let name = format!("keep-test-{}", std::process::id());
     let address = SocketAddr::from_abstract_name(&name).unwrap();
     let outside = UnixListener::bind_addr(&address).unwrap();

@@ -5,8 +5,8 @@ use std::os::unix::fs::PermissionsExt;
 
 use sandbox::observe::Event;
 
-use crate::Case;
 use crate::confine::*;
+use crate::{Case, needs_landlock};
 
 pub(crate) const CASES: &[Case] = &[
     ("declared_program_runs_and_another_is_denied_and_recorded", declared_program_runs),
@@ -18,6 +18,7 @@ pub(crate) const CASES: &[Case] = &[
 ];
 
 fn declared_program_runs() {
+    needs_landlock(1, "the program wall");
     let outcome = shell(
         &programs_plan(&["/bin/sh", "/bin/true"]),
         "/bin/true && echo ran; /bin/ls / || echo denied $?",
@@ -31,6 +32,7 @@ fn declared_program_runs() {
 }
 
 fn every_abi() {
+    needs_landlock(1, "the program wall");
     for version in 1..=abi() {
         let mut plan = programs_plan(&["/bin/sh", "/bin/true"]);
         plan.landlock = Some(landlock(version));
@@ -40,6 +42,7 @@ fn every_abi() {
 }
 
 fn folder() {
+    needs_landlock(1, "the program wall");
     let (tools, others) = folders();
     for folder in [&tools, &others] {
         fs::copy("/bin/true", folder.path().join("tool")).unwrap();
@@ -52,12 +55,14 @@ fn folder() {
 }
 
 fn path_search() {
+    needs_landlock(1, "the program wall");
     let outcome = shell(&programs_plan(&["/bin/sh", "/bin/true"]), "true; /etc/passwd; /etc; /missing; true");
     assert_eq!(outcome.code(), 0);
     assert_eq!(outcome.records(), [""; 0]);
 }
 
 fn interpreter() {
+    needs_landlock(1, "the program wall");
     let (tools, _) = folders();
     let script = tools.path().join("script");
     fs::write(&script, "#!/bin/cat\n").unwrap();
@@ -74,6 +79,7 @@ fn interpreter() {
 }
 
 fn failure() {
+    needs_landlock(1, "the program wall");
     let outcome = run(&programs_plan(&["/bin/sh"]), &["/missing"]);
     assert!(matches!(outcome.events[..], [Event::Started] | [Event::Failed(_)]), "{outcome:?}");
     let mut plan = open_plan();

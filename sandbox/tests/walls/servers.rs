@@ -9,8 +9,8 @@ use profiles::profile::compute;
 use profiles::{Plan, labels};
 use sandbox::facts::probe;
 
-use crate::Case;
 use crate::confine::*;
+use crate::{Case, needs_landlock};
 
 pub(crate) const CASES: &[Case] =
     &[("http_servers_serve_behind_the_walls_of_their_labels_and_nothing_is_recorded", serve)];
@@ -61,6 +61,7 @@ fn profiled(program: &str, needs: &str) -> Plan {
 }
 
 fn serve() {
+    needs_landlock(1, "the program wall");
     for (program, arguments, needs) in SERVERS {
         if !Path::new(program).exists() {
             println!("(left out, not installed: {program})");
