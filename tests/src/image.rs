@@ -1,5 +1,7 @@
 //! OCI image archives, made offline: the same input gives the same bytes.
 
+mod initramfs;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write as _;
@@ -152,8 +154,8 @@ impl Layer {
         Ok(self.blob.get_or_init(|| Blob { id: digest(&plain), packed }))
     }
 
-    fn tar(&self) -> Result<Vec<u8>> {
-        let mut archive = tar::Builder::new(Vec::new());
+    /// Its entries, and the folders that they lie in.
+    fn with_parents(&self) -> BTreeMap<String, Entry> {
         let mut all = self.entries.clone();
         for path in self.entries.keys() {
             for (at, _) in path.match_indices('/') {
@@ -161,6 +163,12 @@ impl Layer {
                 all.entry(folder).or_insert(Entry { kind: Kind::Folder, mode: 0o755, owner: 0 });
             }
         }
+        all
+    }
+
+    fn tar(&self) -> Result<Vec<u8>> {
+        let mut archive = tar::Builder::new(Vec::new());
+        let all = self.with_parents();
         let mut ordered: Vec<_> = all.iter().collect();
         ordered.sort_by_key(|(path, entry)| (matches!(entry.kind, Kind::HardLink(_)), *path));
         for (path, entry) in ordered {

@@ -31,6 +31,8 @@ pub const PACKAGES: &[&str] = &[
 /// What a Kubernetes node needs beside it.
 pub const KUBERNETES_PACKAGES: &[&str] =
     &["etcd-server", "containernetworking-plugins", "iptables", "openssl", "conntrack"];
+/// What boots other kernels.
+pub const MACHINE_PACKAGES: &[&str] = &["qemu-system-x86"];
 /// Packages whose files go into images; they are unpacked, never installed.
 const IMAGE_PACKAGES: &[&str] = &[
     "busybox",
@@ -176,26 +178,53 @@ pub fn debian_files(name: &str, packages: &[&str]) -> Result<PathBuf> {
     cache::once(name, &packages.join(" "), || {
         patiently("fetching Debian packages for images", || {
             update()?;
-            // With nothing installed, apt takes the distribution's own packages, whatever else this machine has.
-            let nothing = folder.join("nothing-installed");
-            std::fs::write(&nothing, "").with_context(|| format!("cannot write {}", nothing.display()))?;
-            let state = format!("Dir::State::status={}", nothing.display());
-            let mut arguments = vec!["download", "-o", &state];
-            arguments.extend(packages);
-            apt(&arguments, &folder)?;
-            for entry in std::fs::read_dir(&folder).context("cannot read the folder of packages")? {
-                let path = entry.context("cannot read the folder of packages")?.path();
-                if path.extension().is_some_and(|extension| extension == "deb") {
-                    let mut dpkg = Command::new("dpkg");
-                    dpkg.arg("-x").arg(&path).arg(&root);
-                    run(&mut dpkg, Duration::from_secs(120))?.success()?;
-                    std::fs::remove_file(&path).context("cannot remove an unpacked package")?;
-                }
-            }
-            Ok(())
+            unpack(&folder, packages, &root)
         })
     })?;
     Ok(root)
+}
+
+/// Fetches the kernel that one of Debian's packages stands for (`linux-image-cloud-amd64`), once, and gives the folder into which it
+/// is unpacked.
+///
+/// # Errors
+/// As [`debian_files`], and when the package stands for no kernel.
+pub fn kernel(package: &str) -> Result<PathBuf> {
+    let folder = cache::subfolder(package)?;
+    let root = folder.join("root");
+    let _lock = alone()?;
+    cache::once(package, "", || {
+        patiently(&format!("fetching {package}"), || {
+            update()?;
+            let mut query = Command::new("apt-cache");
+            let found = run(query.args(["depends", package]), Duration::from_secs(60))?.success()?;
+            let mut names = found.stdout.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
+            let named = names.find(|name| name.starts_with("linux-image-"));
+            unpack(&folder, &[named.with_context(|| format!("{package} stands for no kernel"))?], &root)
+        })
+    })?;
+    Ok(root)
+}
+
+/// Fetches packages into `folder`, unpacks them into `root`, and removes them.
+fn unpack(folder: &Path, packages: &[&str], root: &Path) -> Result<()> {
+    // With nothing installed, apt takes the distribution's own packages, whatever else this machine has.
+    let nothing = folder.join("nothing-installed");
+    std::fs::write(&nothing, "").with_context(|| format!("cannot write {}", nothing.display()))?;
+    let state = format!("Dir::State::status={}", nothing.display());
+    let mut arguments = vec!["download", "-o", &state];
+    arguments.extend(packages);
+    apt(&arguments, folder)?;
+    for entry in std::fs::read_dir(folder).context("cannot read the folder of packages")? {
+        let path = entry.context("cannot read the folder of packages")?.path();
+        if path.extension().is_some_and(|extension| extension == "deb") {
+            let mut dpkg = Command::new("dpkg");
+            dpkg.arg("-x").arg(&path).arg(root);
+            run(&mut dpkg, Duration::from_secs(120))?.success()?;
+            std::fs::remove_file(&path).context("cannot remove an unpacked package")?;
+        }
+    }
+    Ok(())
 }
 
 /// Where the Go programs lie that were built.

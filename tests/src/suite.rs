@@ -16,7 +16,7 @@ static COULD_NOT_RUN: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 /// Notes that a test cannot run here, and why.
 pub fn could_not_run(name: &str, why: &str) {
-    let line = format!("{name}{SEPARATOR}{}", why.lines().next().unwrap_or(why));
+    let line = line(name, why);
     if let Some(path) = std::env::var_os(REPORT) {
         let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
         if let Err(error) = file.and_then(|mut file| writeln!(file, "{line}")) {
@@ -26,6 +26,12 @@ pub fn could_not_run(name: &str, why: &str) {
     if let Ok(mut all) = COULD_NOT_RUN.lock() {
         all.push(line);
     }
+}
+
+/// The line that says so, as [`summary`] takes it.
+#[must_use]
+pub fn line(name: &str, why: &str) -> String {
+    format!("{name}{SEPARATOR}{}", why.lines().next().unwrap_or(why))
 }
 
 /// A trial that fails with an error's whole chain.

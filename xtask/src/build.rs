@@ -8,7 +8,7 @@ use tests::provision::{self, say};
 use tests::under_test;
 
 /// Static and at fixed addresses: half the memory of a dynamic, relocated one (SPECIFICATION.md).
-const FLAGS: &str = "-C target-feature=+crt-static -C relocation-model=static";
+pub(crate) const FLAGS: &str = "-C target-feature=+crt-static -C relocation-model=static";
 
 /// Builds them and gives the folder in which they lie.
 ///

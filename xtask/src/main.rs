@@ -7,6 +7,7 @@ mod build;
 mod demo;
 mod e2e;
 mod fuzz;
+mod kernels;
 mod schemas;
 mod suite;
 mod tidy;
@@ -48,6 +49,8 @@ enum Task {
         #[command(subcommand)]
         what: bench::What,
     },
+    /// Run the sandbox's tests on Debian's kernels 6.1 and 6.12, in virtual machines
+    Kernels(kernels::Kernels),
     /// Feed the parsers of labels, policies, image configs and Dockerfiles with inputs of all kinds
     Fuzz(fuzz::Fuzz),
     /// Write the JSON Schemas and the custom resource definition anew from the types
@@ -66,6 +69,7 @@ fn main() -> ExitCode {
         Task::Test { filter } => suite::run(filter.as_deref()),
         Task::E2e { keep } => e2e::run(keep),
         Task::Bench { what } => bench::run(&what),
+        Task::Kernels(kernels) => kernels::run(&kernels),
         Task::Fuzz(fuzz) => fuzz::run(&fuzz),
         Task::Schemas => schemas::write(),
         Task::Tidy => tidy::run(),

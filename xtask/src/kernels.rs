@@ -1,0 +1,226 @@
+//! `cargo xtask kernels`: the sandbox's tests on kernels that this machine does not run, in virtual machines.
+
+mod machine;
+mod results;
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, ensure};
+use clap::Args;
+use results::Results;
+use tests::image::Layer;
+use tests::provision::{self, say};
+use tests::{debian, suite, under_test};
+
+use crate::build;
+
+/// Which of them.
+#[derive(Debug, Args)]
+pub(crate) struct Kernels {
+    /// Only tests whose name contains this
+    filter: Option<String>,
+    /// Only machines whose name contains this, as the summary names them
+    #[arg(long)]
+    only: Option<String>,
+}
+
+/// A machine: a kernel and how it is booted.
+struct Boot {
+    name: &'static str,
+    /// Debian's package that stands for the kernel.
+    package: &'static str,
+    /// Its command line.
+    parameters: &'static str,
+    /// What the tests must find there: were it less, tests would be left out that should run.
+    kernel: &'static str,
+}
+
+const LTS_6_1: &str = "linux-image-cloud-amd64";
+const LTS_6_12: &str = "linux-image-6.12-cloud-amd64";
+
+const BOOTS: &[Boot] = &[
+    Boot {
+        name: "Linux 6.1",
+        package: LTS_6_1,
+        parameters: "KEEP_CGROUP=v2",
+        kernel: "Landlock ABI 2, seccomp listener, calls that wait killable, cgroup-BPF",
+    },
+    Boot {
+        name: "Linux 6.12",
+        package: LTS_6_12,
+        parameters: "KEEP_CGROUP=v2",
+        kernel: "Landlock ABI 6, seccomp listener, calls that wait killable, cgroup-BPF",
+    },
+    Boot {
+        name: "Linux 6.1 with Landlock disabled",
+        package: LTS_6_1,
+        parameters: "KEEP_CGROUP=v2 KEEP_PROGRAMS=walls lsm=lockdown,yama,apparmor,bpf",
+        kernel: "no Landlock, seccomp listener, calls that wait killable, cgroup-BPF",
+    },
+    Boot {
+        name: "Linux 6.12 with Landlock disabled, no cgroup v2",
+        package: LTS_6_12,
+        parameters: "KEEP_CGROUP=none KEEP_PROGRAMS=walls lsm=lockdown,yama,apparmor,bpf",
+        kernel: "no Landlock, seccomp listener, calls that wait killable, no cgroup-BPF",
+    },
+];
+
+/// What the tests run, beside the shell and its tools: perl with its modules, and Python's server.
+const PROGRAMS: &[&str] = &[
+    "bin/busybox",
+    "bin/true",
+    "bin/rmdir",
+    "bin/ln",
+    "usr/bin/basename",
+    "usr/bin/perl",
+    "usr/lib/x86_64-linux-gnu/perl-base",
+    "usr/lib/x86_64-linux-gnu/perl",
+    "usr/bin/python3",
+    "usr/lib/python3.11",
+];
+const PACKAGES: &[&str] = &[
+    "busybox-static",
+    "libexpat1",
+    "libperl5.36",
+    "libpython3.11-minimal",
+    "libpython3.11-stdlib",
+    "perl-base",
+    "python3-minimal",
+    "python3.11-minimal",
+];
+
+/// Boots each, and says what came of the tests there.
+///
+/// # Errors
+/// When something cannot be had, a machine does not come to its end, or a test fails.
+pub(crate) fn run(kernels: &Kernels) -> Result<()> {
+    ensure!(
+        std::env::consts::ARCH == "x86_64",
+        "the kernels are Debian's for x86_64: no other machine boots them"
+    );
+    provision::debian(provision::PACKAGES)?;
+    provision::debian(provision::MACHINE_PACKAGES)?;
+    let folder = tempfile::tempdir().context("cannot make a folder")?;
+    let initramfs = folder.path().join("initramfs");
+    let root = root(&tests_of_sandbox()?)?;
+    std::fs::write(&initramfs, root.initramfs()?).context("cannot write the root file system")?;
+    let (mut summary, mut good, mut any) = (Vec::new(), true, false);
+    for boot in BOOTS {
+        if kernels.only.as_ref().is_some_and(|only| !boot.name.contains(only.as_str())) {
+            continue;
+        }
+        any = true;
+        say(&format!("booting {}", boot.name));
+        match one(boot, kernels.filter.as_deref(), &initramfs) {
+            Ok((results, lines)) => {
+                good &= results.failed.is_empty();
+                summary.extend(lines);
+            }
+            Err(error) => {
+                good = false;
+                summary.push(format!("{}: {error:#}", boot.name));
+            }
+        }
+    }
+    ensure!(any, "there is no such machine");
+    println!();
+    summary.iter().for_each(|line| println!("{line}"));
+    ensure!(good, "tests failed");
+    Ok(())
+}
+
+/// Boots one, and gives its lines of the summary.
+fn one(boot: &Boot, filter: Option<&str>, initramfs: &Path) -> Result<(Results, Vec<String>)> {
+    let begin = Instant::now();
+    let kernel = machine::image(&provision::kernel(boot.package)?)?;
+    let parameters = match filter {
+        Some(filter) => {
+            ensure!(!filter.contains(char::is_whitespace), "a test's name has no white space");
+            format!("{} KEEP_TESTS={filter}", boot.parameters)
+        }
+        None => boot.parameters.to_owned(),
+    };
+    let folder = tempfile::tempdir().context("cannot make a folder")?;
+    let text = machine::run(&kernel, initramfs, &parameters, folder.path());
+    let console = std::fs::read(folder.path().join("console")).unwrap_or_default();
+    let console = || String::from_utf8_lossy(&console).into_owned();
+    let text = text.inspect_err(|_| print!("{}", console()))?;
+    let results = Results::read(&text).inspect_err(|_| print!("{}\n{text}", console()))?;
+    if !results.failed.is_empty() {
+        print!("{}\n{text}", console());
+    }
+    ensure!(
+        results.kernel == boot.kernel,
+        "the machine was to have {}, and the tests found {}",
+        boot.kernel,
+        results.kernel
+    );
+    let file = kernel.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let mut lines = vec![format!(
+        "{} ({}; {}): {} passed, {} failed, {} could not run; {} s",
+        boot.name,
+        file.trim_start_matches("vmlinuz-"),
+        results.kernel,
+        results.passed,
+        results.failed.len(),
+        results.left_out.len(),
+        begin.elapsed().as_secs()
+    )];
+    lines.extend(results.failed.iter().map(|name| format!("  FAILED: {name}")));
+    let left_out: Vec<String> = results.left_out.iter().map(|(name, why)| suite::line(name, why)).collect();
+    lines.extend(suite::summary(&left_out).into_iter().map(|line| format!("  {line}")));
+    Ok((results, lines))
+}
+
+/// Builds the sandbox's tests, static as the shim is, and gives their programs.
+fn tests_of_sandbox() -> Result<Vec<PathBuf>> {
+    say("building the sandbox's tests (some minutes from nothing)");
+    let mut cargo = build::cargo();
+    cargo
+        .env("RUSTFLAGS", format!("{} -C strip=debuginfo", build::FLAGS))
+        .env_remove("CARGO_ENCODED_RUSTFLAGS");
+    cargo.args([
+        "test",
+        "--no-run",
+        "--quiet",
+        "--locked",
+        "--package",
+        "sandbox",
+        "--lib",
+        "--test",
+        "walls",
+    ]);
+    cargo.args(["--target", &under_test::triple(), "--message-format", "json"]);
+    let output =
+        cargo.stdin(Stdio::null()).stderr(Stdio::inherit()).output().context("cannot start cargo")?;
+    ensure!(output.status.success(), "the sandbox's tests do not build");
+    let messages = String::from_utf8(output.stdout).context("cargo printed no text")?;
+    let mut programs = Vec::new();
+    for line in messages.lines() {
+        let message: serde_json::Value = serde_json::from_str(line).context("cargo printed no JSON")?;
+        let of_tests = message["profile"]["test"].as_bool().unwrap_or_default();
+        programs.extend(message["executable"].as_str().filter(|_| of_tests).map(PathBuf::from));
+    }
+    ensure!(
+        programs.len() == 2,
+        "cargo built {} programs of tests, not the library's and walls",
+        programs.len()
+    );
+    Ok(programs)
+}
+
+/// The machines' root file system.
+fn root(programs: &[PathBuf]) -> Result<Layer> {
+    let packages: Vec<&str> = debian::PACKAGES.iter().chain(PACKAGES).copied().collect();
+    let unpacked = provision::debian_files("kernels", &packages)?;
+    let mut layer = debian::add(debian::base(&unpacked)?, &unpacked, PROGRAMS)?
+        .file("init", include_str!("kernels/init.sh"), 0o755)
+        .folder("tests", 0o755, 0);
+    for program in programs {
+        let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        layer = layer.copy(program, &format!("tests/{name}"))?;
+    }
+    Ok(layer)
+}
