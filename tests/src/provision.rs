@@ -31,8 +31,8 @@ pub const PACKAGES: &[&str] = &[
 /// What a Kubernetes node needs beside it.
 pub const KUBERNETES_PACKAGES: &[&str] =
     &["etcd-server", "containernetworking-plugins", "iptables", "openssl", "conntrack"];
-/// What boots other kernels.
-pub const MACHINE_PACKAGES: &[&str] = &["qemu-system-x86"];
+/// What boots other kernels, and unpacks their modules.
+pub const MACHINE_PACKAGES: &[&str] = &["qemu-system-x86", "xz-utils"];
 /// Packages whose files go into images; they are unpacked, never installed.
 const IMAGE_PACKAGES: &[&str] = &[
     "busybox",

@@ -1,5 +1,6 @@
 //! `cargo xtask kernels`: the sandbox's tests on kernels that this machine does not run, in virtual machines.
 
+mod containers;
 mod machine;
 mod results;
 
@@ -21,9 +22,12 @@ use crate::build;
 pub(crate) struct Kernels {
     /// Only tests whose name contains this
     filter: Option<String>,
-    /// Only machines whose name contains this, as the summary names them
+    /// Only machines whose name in the summary has this word: 6.1, 6.12, disabled
     #[arg(long)]
     only: Option<String>,
+    /// The attack suite too, in containers of containerd 2.3 (some minutes more for each kernel; `cargo xtask build` first)
+    #[arg(long)]
+    containers: bool,
 }
 
 /// A machine: a kernel and how it is booted.
@@ -35,6 +39,8 @@ struct Boot {
     parameters: &'static str,
     /// What the tests must find there: were it less, tests would be left out that should run.
     kernel: &'static str,
+    /// Probes of the attack suite that this kernel lets through; `None`: no containers are started there.
+    open: Option<&'static [&'static str]>,
 }
 
 const LTS_6_1: &str = "linux-image-cloud-amd64";
@@ -46,24 +52,29 @@ const BOOTS: &[Boot] = &[
         package: LTS_6_1,
         parameters: "KEEP_CGROUP=v2",
         kernel: "Landlock ABI 2, seccomp listener, calls that wait killable, cgroup-BPF",
+        // No Landlock scope yet.
+        open: Some(&["abstract", "abstract-datagram"]),
     },
     Boot {
         name: "Linux 6.12",
         package: LTS_6_12,
         parameters: "KEEP_CGROUP=v2",
         kernel: "Landlock ABI 6, seccomp listener, calls that wait killable, cgroup-BPF",
+        open: Some(&[]),
     },
     Boot {
         name: "Linux 6.1 with Landlock disabled",
         package: LTS_6_1,
         parameters: "KEEP_CGROUP=v2 KEEP_PROGRAMS=walls lsm=lockdown,yama,apparmor,bpf",
         kernel: "no Landlock, seccomp listener, calls that wait killable, cgroup-BPF",
+        open: None,
     },
     Boot {
         name: "Linux 6.12 with Landlock disabled, no cgroup v2",
         package: LTS_6_12,
         parameters: "KEEP_CGROUP=none KEEP_PROGRAMS=walls lsm=lockdown,yama,apparmor,bpf",
         kernel: "no Landlock, seccomp listener, calls that wait killable, no cgroup-BPF",
+        open: None,
     },
 ];
 
@@ -104,16 +115,20 @@ pub(crate) fn run(kernels: &Kernels) -> Result<()> {
     provision::debian(provision::MACHINE_PACKAGES)?;
     let folder = tempfile::tempdir().context("cannot make a folder")?;
     let initramfs = folder.path().join("initramfs");
-    let root = root(&tests_of_sandbox()?)?;
+    let mut root = root(&tests_of_sandbox()?)?;
+    if kernels.containers {
+        root = containers::add(root, &[LTS_6_1, LTS_6_12])?;
+    }
     std::fs::write(&initramfs, root.initramfs()?).context("cannot write the root file system")?;
     let (mut summary, mut good, mut any) = (Vec::new(), true, false);
     for boot in BOOTS {
-        if kernels.only.as_ref().is_some_and(|only| !boot.name.contains(only.as_str())) {
+        let has = |word: &String| boot.name.split([' ', ',']).any(|of_name| of_name == word);
+        if kernels.only.as_ref().is_some_and(|word| !has(word)) {
             continue;
         }
         any = true;
         say(&format!("booting {}", boot.name));
-        match one(boot, kernels.filter.as_deref(), &initramfs) {
+        match one(boot, kernels, &initramfs) {
             Ok((results, lines)) => {
                 good &= results.failed.is_empty();
                 summary.extend(lines);
@@ -132,21 +147,28 @@ pub(crate) fn run(kernels: &Kernels) -> Result<()> {
 }
 
 /// Boots one, and gives its lines of the summary.
-fn one(boot: &Boot, filter: Option<&str>, initramfs: &Path) -> Result<(Results, Vec<String>)> {
+fn one(boot: &Boot, kernels: &Kernels, initramfs: &Path) -> Result<(Results, Vec<String>)> {
     let begin = Instant::now();
     let kernel = machine::image(&provision::kernel(boot.package)?)?;
-    let parameters = match filter {
+    let mut parameters = match &kernels.filter {
         Some(filter) => {
             ensure!(!filter.contains(char::is_whitespace), "a test's name has no white space");
             format!("{} KEEP_TESTS={filter}", boot.parameters)
         }
         None => boot.parameters.to_owned(),
     };
+    let open = boot.open.filter(|_| kernels.containers);
+    if open.is_some() {
+        parameters.push_str(" KEEP_CONTAINERS=yes");
+    }
     let folder = tempfile::tempdir().context("cannot make a folder")?;
     let text = machine::run(&kernel, initramfs, &parameters, folder.path());
     let console = std::fs::read(folder.path().join("console")).unwrap_or_default();
     let console = || String::from_utf8_lossy(&console).into_owned();
-    let text = text.inspect_err(|_| print!("{}", console()))?;
+    let mut text = text.inspect_err(|_| print!("{}", console()))?;
+    if let Some(open) = open {
+        text.insert_str(0, &containers::judged(&text, open)?);
+    }
     let results = Results::read(&text).inspect_err(|_| print!("{}\n{text}", console()))?;
     if !results.failed.is_empty() {
         print!("{}\n{text}", console());
@@ -157,11 +179,10 @@ fn one(boot: &Boot, filter: Option<&str>, initramfs: &Path) -> Result<(Results, 
         boot.kernel,
         results.kernel
     );
-    let file = kernel.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let mut lines = vec![format!(
         "{} ({}; {}): {} passed, {} failed, {} could not run; {} s",
         boot.name,
-        file.trim_start_matches("vmlinuz-"),
+        machine::version(&kernel),
         results.kernel,
         results.passed,
         results.failed.len(),

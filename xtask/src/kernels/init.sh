@@ -1,9 +1,18 @@
 #!/usr/bin/busybox sh
 # Brings up as much of a system as the sandbox's tests need, runs them, and ends the machine. Set on the kernel's command line:
-# KEEP_CGROUP=v2 or none, KEEP_PROGRAMS=which programs of tests, KEEP_TESTS=what tests' names contain. Results go to the second serial line, all else to the first.
+# KEEP_CGROUP=v2 or none, KEEP_PROGRAMS=which programs of tests, KEEP_TESTS=what tests' names contain, KEEP_CONTAINERS=yes
+# for the attack suite. Results go to the second serial line, all else to the first.
 export PATH=/usr/bin HOME=/root
 # Properties of pure functions are tried often enough elsewhere.
 export PROPTEST_CASES=32
+if [ "$1" != moved ]; then
+    # Containers pivot away from their root, which the kernel's first root does not allow: they get one that is mounted on it.
+    busybox mkdir /next
+    busybox mount --bind / /next
+    cd /next
+    busybox mount --move . /
+    exec busybox chroot . /init moved
+fi
 for folder in dev proc sys run tmp; do
     busybox mkdir -p /$folder
 done
@@ -29,5 +38,8 @@ for test in /tests/$KEEP_PROGRAMS*; do
     "$test" $KEEP_TESTS </dev/null
     echo "end $test $?"
 done
+if [ "$KEEP_CONTAINERS" = yes ]; then
+    busybox sh /keep/containers.sh
+fi
 echo "end"
 busybox poweroff -f
