@@ -146,7 +146,7 @@ fn observe(node: &Node, rounds: usize) -> Result<()> {
     let keep = Contender::keep();
     let times = medians(rounds, contenders.len(), |index, round| {
         let words = ["/bin/keep-probe", "bench", contenders[index].1, "2", "/data/file"];
-        keep.number(node, OPENS_DECLARED, &format!("o{index}-{round}"), &words)
+        keep.number(node, &[], OPENS_DECLARED, &format!("o{index}-{round}"), &words)
     })?;
     println!("open + close in a container behind its walls, {rounds} rounds each, interleaved; medians:");
     for ((name, _), time) in contenders.iter().zip(&times) {
@@ -168,7 +168,13 @@ fn calls(node: &Node, rounds: usize) -> Result<()> {
     ] {
         let times = medians(rounds, contenders.len(), |index, round| {
             let words = ["/bin/keep-probe", "bench", how, "2", argument];
-            contenders[index].number(node, "keep.bench/calls:1", &format!("{how}{index}-{round}"), &words)
+            contenders[index].number(
+                node,
+                &[],
+                "keep.bench/calls:1",
+                &format!("{how}{index}-{round}"),
+                &words,
+            )
         })?;
         let ratio = times[0] / times[1];
         println!(

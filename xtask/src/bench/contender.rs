@@ -72,9 +72,17 @@ impl Contender {
         node.ctr(&words)?.success().with_context(|| format!("{} does not run", self.name))
     }
 
-    /// The number that a command prints in a container that is removed afterwards.
-    pub(super) fn number(&self, node: &Node, image: &str, id: &str, command: &[&str]) -> Result<f64> {
-        let output = self.run(node, &["--rm"], image, id, command)?;
+    /// The number that a command prints in a container in the node's network, which is removed afterwards.
+    pub(super) fn number(
+        &self,
+        node: &Node,
+        flags: &[&str],
+        image: &str,
+        id: &str,
+        command: &[&str],
+    ) -> Result<f64> {
+        let flags: Vec<&str> = ["--rm", "--net-host"].iter().chain(flags).copied().collect();
+        let output = self.run(node, &flags, image, id, command)?;
         output.text().parse().with_context(|| format!("{output}"))
     }
 
