@@ -12,10 +12,12 @@
 pub mod capabilities;
 pub mod cgroup;
 pub mod enforce;
+pub mod executables;
 pub mod facts;
 pub mod filter;
 mod floor;
 pub mod handover;
+mod header;
 mod mountinfo;
 pub mod network;
 pub mod observe;

@@ -1,6 +1,5 @@
 //! Finds what the declared programs are in an image: symlinks, interpreters of scripts, ELF loaders.
 
-mod header;
 #[cfg(test)]
 mod tests;
 
@@ -13,8 +12,8 @@ use profiles::intent::AbsPath;
 use profiles::profile::Bounds;
 use serde::{Deserialize, Serialize};
 
+use crate::header::{self, Header};
 use crate::paths::{Found, Root, is_absent, join};
-use header::Header;
 
 /// The kernel follows interpreters of interpreters this deep. Source: `exec_binprm`, fs/exec.c.
 const MAX_DEPTH: u32 = 4;

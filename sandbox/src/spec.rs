@@ -1,7 +1,7 @@
 //! Hardens an OCI runtime spec on the host, before the container exists.
 
+mod executable;
 mod mounts;
-mod program_folders;
 #[cfg(test)]
 mod tests;
 mod write_paths;
@@ -14,6 +14,7 @@ use profiles::Plan;
 use profiles::plan::Gap;
 use profiles::policy::Mode;
 
+use crate::executables::Executables;
 use crate::paths::Root;
 use crate::programs::ResolvedPrograms;
 
@@ -50,9 +51,9 @@ pub enum SpecError {
         /// Symlinks followed.
         real: PathBuf,
     },
-    /// A folder of programs, or a place for a mount in it, cannot be looked at or made.
-    #[error("cannot prepare {path}, in a folder of programs")]
-    ProgramFolder {
+    /// A place for a mount beneath one of the image's own cannot be made.
+    #[error("cannot make {path} in the image, for what is mounted there")]
+    Place {
         /// In the image.
         path: PathBuf,
         /// Cause.
@@ -71,28 +72,36 @@ pub enum SpecError {
     Seccomp(#[source] serde_json::Error),
 }
 
+/// The programs of an image, for [`harden`].
+#[derive(Debug, Clone, Copy)]
+pub struct ImagePrograms<'a> {
+    /// The declared ones.
+    pub declared: &'a ResolvedPrograms,
+    /// All that could be mapped executable, where the plan asks for them ([`covers`]); or why they are not known.
+    pub all: Result<&'a Executables, &'a Gap>,
+}
+
 /// Narrows `spec` to `plan`; `rootfs` is where the image is mounted, writable; `empty` is a file of mode 000 to hide others with.
 ///
 /// Root read-only, each write path a mount of its own (made for the container's user where the image lacks it), every
-/// writable mount `noexec,nosuid,nodev`, the image's usual folders of programs `noexec` but for `programs`, hidden files
+/// writable mount `noexec,nosuid,nodev`, the image `noexec` but for its libraries and the declared programs, hidden files
 /// masked, the process as by [`harden_process`]. A plan in audit mode, or without a wall, leaves that part of the spec
-/// as it is. `linux.seccomp` stays: see [`take_seccomp`]. Gives the folders of programs that were left executable
-/// although nobody declared them.
+/// as it is. `linux.seccomp` stays: see [`take_seccomp`]. Gives why the image was left executable, if it was.
 ///
 /// # Errors
-/// When the spec lacks its process or root, or a write path or folder of programs cannot be prepared.
+/// When the spec lacks its process or root, or a write path or a mount's place in the image cannot be prepared.
 pub fn harden(
     spec: &mut Spec,
     plan: &Plan,
-    programs: &ResolvedPrograms,
+    programs: ImagePrograms<'_>,
     rootfs: &Path,
     empty: &Path,
-) -> Result<Vec<Gap>, SpecError> {
+) -> Result<Option<Gap>, SpecError> {
     let process = spec.process_mut().as_mut().ok_or(SpecError::Missing("process"))?;
     harden_process(process, plan);
     let owner = write_paths::Owner::of(process.user());
     if plan.mode == Mode::Audit {
-        return Ok(Vec::new());
+        return Ok(None);
     }
     let root = Root::open(rootfs).map_err(|source| SpecError::Root { path: rootfs.to_owned(), source })?;
     if let Some(write) = &plan.write {
@@ -105,25 +114,34 @@ pub fn harden(
             spec.root_mut().as_mut().ok_or(SpecError::Missing("root"))?.set_readonly(Some(true));
         }
     }
-    let gaps = cover(spec, plan, programs, &root)?;
+    let gap = cover(spec, plan, programs, &root)?;
     hide(spec, plan, &root, empty);
-    Ok(gaps)
+    Ok(gap)
 }
 
-/// Who may write everywhere may replace the declared programs too: their folders are left as they are then.
+/// Whether [`harden`] asks for all programs and libraries of the image under `plan`. Who may write everywhere may replace
+/// the declared programs too: the image is left as it is then.
+#[must_use]
+pub fn covers(plan: &Plan) -> bool {
+    let writes_all = plan.write.iter().flatten().any(|path| path.as_str() == "/");
+    plan.mode == Mode::Enforce && plan.programs.is_some() && !writes_all
+}
+
 fn cover(
     spec: &mut Spec,
     plan: &Plan,
-    programs: &ResolvedPrograms,
+    programs: ImagePrograms<'_>,
     root: &Root,
-) -> Result<Vec<Gap>, SpecError> {
-    if plan.programs.is_none() || plan.write.iter().flatten().any(|path| path.as_str() == "/") {
-        return Ok(Vec::new());
-    }
+) -> Result<Option<Gap>, SpecError> {
+    let all = match programs.all {
+        _ if !covers(plan) => return Ok(None),
+        Ok(all) => all,
+        Err(gap) => return Ok(Some(gap.clone())),
+    };
     let readonly = spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or_default();
     let mounts = spec.mounts_mut().get_or_insert_default();
-    program_folders::add(mounts, programs, root, readonly)
-        .map_err(|(path, source)| SpecError::ProgramFolder { path, source })
+    executable::add(mounts, programs.declared, all, root, readonly)
+        .map_err(|(path, source)| SpecError::Place { path, source })
 }
 
 /// Narrows one process, the container's own or an exec's: `no_new_privileges`, and each capability set to what the

@@ -17,9 +17,11 @@ use profiles::record::{self, Observation, Verdict};
 use profiles::{Plan, Policy, Profile};
 use sandbox::handover::Giver;
 use sandbox::programs;
+use sandbox::spec::ImagePrograms;
 
 use crate::config::Config;
 use crate::error::{Failure, Kind, chain};
+use crate::executables;
 use crate::executor::WallsExecutor;
 use crate::identity::{Id, Identity, Role};
 use crate::image::{self, Image};
@@ -73,14 +75,16 @@ pub(crate) fn create(creation: Creation) -> Result<i32, Failure> {
         .map_err(|err| Failure::from_error(Kind::Invalid, &err))?;
     let identity = Identity::from_spec(creation.namespace.as_str(), &creation.id, &spec);
     let decision = Decision::make(&identity, &creation.containerd, &creation.config, &spec)?;
+    let chain = decision.chain.clone();
     let walls = decision.walls(&mut spec, &creation.rootfs(), identity)?;
     creation.check_init(&walls, &spec)?;
-    let walls = creation.harden(&mut spec, walls)?;
+    let walls = creation.harden(&mut spec, walls, chain.as_deref())?;
     creation.build(&spec, walls)
 }
 
 impl Creation {
-    fn rootfs(&self) -> PathBuf {
+    /// Where the root filesystem is mounted.
+    pub(crate) fn rootfs(&self) -> PathBuf {
         self.bundle.join("rootfs")
     }
 
@@ -103,14 +107,17 @@ impl Creation {
         check_program(walls, &self.rootfs(), &name, (&path, &cwd), &self.config.data_dir, None)
     }
 
-    /// Narrows the spec to the walls, and writes both where libcontainer and later execs find them.
-    fn harden(&self, spec: &mut Spec, walls: Walls) -> Result<Walls, Failure> {
+    /// Narrows the spec to the walls, and writes both where libcontainer and later execs find them. `chain` is the
+    /// chain id of the image's layers.
+    fn harden(&self, spec: &mut Spec, walls: Walls, chain: Option<&str>) -> Result<Walls, Failure> {
         let (rootfs, empty) = (self.rootfs(), self.folders.empty());
-        let gaps = sandbox::spec::harden(spec, &walls.plan, &walls.programs, &rootfs, &empty)
+        let all = executables::of_container(self, &walls.plan, chain)?;
+        let programs = ImagePrograms { declared: &walls.programs, all: all.as_ref() };
+        let gap = sandbox::spec::harden(spec, &walls.plan, programs, &rootfs, &empty)
             .map_err(|err| Failure::internal("cannot raise the walls in the runtime spec", &err))?;
         sandbox::spec::make_working_folder(spec, &rootfs)
             .map_err(|err| Failure::from_error(Kind::Invalid, &err))?;
-        for gap in &gaps {
+        if let Some(gap) = &gap {
             walls.recorder(&self.config.data_dir, None).gap(gap);
             if walls.profile.require.contains(&gap.wall) {
                 let class = &walls.policy.class;
@@ -165,6 +172,8 @@ impl Creation {
 /// What was decided about a container before its root filesystem was looked at.
 struct Decision {
     image: record::Image,
+    /// Chain id of the image's layers.
+    chain: Option<String>,
     policy: Policy,
     computed: Computed,
     plan: Plan,
@@ -199,7 +208,7 @@ impl Decision {
                 for gap in &plan.gaps {
                     recorder.gap(gap);
                 }
-                Ok(Self { image: recorded, policy, computed, plan, session })
+                Ok(Self { image: recorded, chain: image.chain, policy, computed, plan, session })
             }
             Err(refusal) => {
                 recorder.observe(refusal.observation(&image.name), |_| Err(refusal.because.clone()));

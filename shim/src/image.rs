@@ -30,6 +30,8 @@ pub(crate) struct Image {
     pub(crate) name: String,
     /// Digest that the reference points to.
     pub(crate) digest: String,
+    /// Chain id of its layers, on which the container's snapshot stands; none for a container without an image.
+    pub(crate) chain: Option<String>,
     /// Labels of its config.
     pub(crate) labels: std::collections::BTreeMap<String, String>,
     /// First word of the config's Entrypoint, else of its Cmd.
@@ -114,7 +116,7 @@ async fn ask(address: &str, namespace: &str, id: &str) -> Result<Image, ImageErr
     let config = store.config_with_chain(&target, &parent).await?.ok_or_else(|| ImageError::WrongRootfs {
         image: container.image.clone(),
         snapshot: container.snapshot_key.clone(),
-        parent,
+        parent: parent.clone(),
     })?;
     let inner = config.config().as_ref();
     let first = |words: Option<&Vec<String>>| {
@@ -123,6 +125,7 @@ async fn ask(address: &str, namespace: &str, id: &str) -> Result<Image, ImageErr
     Ok(Image {
         name: container.image,
         digest: target.0,
+        chain: Some(parent),
         labels: inner.and_then(|c| c.labels().clone()).unwrap_or_default().into_iter().collect(),
         entrypoint: inner.and_then(|c| first(c.entrypoint().as_ref()).or_else(|| first(c.cmd().as_ref()))),
     })
@@ -255,7 +258,8 @@ fn oci_arch() -> &'static str {
     }
 }
 
-fn sha256(bytes: &[u8]) -> String {
+/// The digest of `bytes`, as OCI writes it.
+pub(crate) fn sha256(bytes: &[u8]) -> String {
     let mut text = String::from("sha256:");
     for byte in Sha256::digest(bytes) {
         text.push_str(&format!("{byte:02x}"));

@@ -15,6 +15,7 @@ mod create;
 mod error;
 mod events;
 mod exec;
+mod executables;
 mod executor;
 mod identity;
 mod image;

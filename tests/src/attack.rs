@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 use crate::command::Output;
 use crate::image::{Image, Layer};
 use crate::node::{Node, Runtime};
-use crate::{images, provision, under_test};
+use crate::{elf, images, provision, under_test};
 
 /// Name of the program with the probes.
 pub const PROGRAM: &str = "keep-attack";
@@ -23,7 +23,7 @@ pub struct Probe {
     pub name: String,
     /// The part of Keep that it is about.
     pub group: String,
-    /// What stops it; `open` where nothing does yet.
+    /// What stops it.
     pub wall: String,
     /// Who crosses where no wall stands: `anyone`, `root` or `user`.
     pub who: String,
@@ -196,6 +196,9 @@ pub fn image(user: User) -> Result<Image> {
         .file("etc/motd", "hello\n", 0o644)
         .hard_link("srv/links/other", "bin/other")
         .hard_link("srv/links/busybox", "bin/busybox")
+        .hard_link("srv/links/renamed", "bin/busybox")
+        .symlink("srv/linked", "links")
+        .file("srv/plain/busybox", std::fs::read(root.join("bin/busybox"))?, 0o644)
         .file("srv/scripts/by-other", "#!/bin/other ok\n", 0o755)
         .file("srv/scripts/by-runtime", "#!/proc/self/exe --version\n", 0o755)
         .file("srv/tools/raise", std::fs::read(&program).context("cannot read the probes")?, 0o4755)
@@ -207,6 +210,7 @@ pub fn image(user: User) -> Result<Image> {
     for path in ["overwritten", "replaced", "bound"] {
         layer = layer.copy(&program, &format!("srv/tools/{path}"))?;
     }
+    layer = beside_libraries(layer, &root.join("bin/dash"), &roots)?;
     for point in [
         "mounted",
         "bound",
@@ -234,6 +238,19 @@ pub fn image(user: User) -> Result<Image> {
         ("dev.keep.connect", "9100/tcp"),
         ("dev.keep.write", "/data"),
     ]))
+}
+
+/// A folder of more libraries than programs, so that it stays executable, with undeclared programs in it.
+fn beside_libraries(layer: Layer, shell: &Path, roots: &[&Path]) -> Result<Layer> {
+    let needed = elf::closure(shell, roots)?;
+    let libc = needed.iter().find(|(inside, _)| inside.ends_with("/libc.so.6"));
+    let (inside, _) = libc.context("the shell needs no C library")?;
+    let libraries = (0..8).map(|number| (format!("libkit{number}.so"), inside.as_str()));
+    let programs = [("busybox", "bin/busybox"), ("libbusybox.so.1", "bin/busybox"), ("other", "bin/other")]
+        .map(|(name, target)| (name.to_owned(), target));
+    let linked =
+        |layer: Layer, (name, target): (String, &str)| layer.hard_link(&format!("opt/kit/{name}"), target);
+    Ok(libraries.chain(programs).fold(layer, linked))
 }
 
 /// Files of the container's own user outside the write path: what DAC lets through, so that another wall must stop it.

@@ -125,14 +125,6 @@ fn trial(
                 Ok(())
             }))
         }
-        // So that what is closed moves to the other table.
-        Walls::Keep if probe.wall == "open" => {
-            Some(node.trial(format!("{containerd}, {setting}: {name} is open"), move |node| {
-                let said = runs.of(setting, node, &name)?;
-                ensure!(said == "crossed", "{said}: it is open no more, says docs/escapes.md otherwise");
-                Ok(())
-            }))
-        }
         // What root is already, it cannot gain.
         Walls::Keep if probe.who != "user" || setting.user == User::Other => {
             Some(node.trial(format!("{containerd}, {setting}: {name} is stopped"), move |node| {

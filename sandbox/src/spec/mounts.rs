@@ -1,11 +1,13 @@
 //! The mounts that a runtime spec brings.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Mount;
 use profiles::Plan;
 use profiles::intent::AbsPath;
 
+use crate::header::{self, Kind};
 use crate::paths::is_beneath;
 
 /// Files that the runtime mounts for name look-ups; nothing in the container has reason to write them.
@@ -17,7 +19,8 @@ const KERNEL_TYPES: [&str; 6] = ["proc", "sysfs", "cgroup", "cgroup2", "devpts",
 /// Where Kubernetes reads a container's last words from.
 const TERMINATION_LOG: &str = "/dev/termination-log";
 
-/// Takes from every writable mount what nobody declared: executing, set-user-id, devices.
+/// Takes from every mount what nobody declared: executing, and if it is writable set-user-id and devices. A single file
+/// that is a library, mounted read-only, stays executable: that is how a node brings the libraries of its devices.
 pub(super) fn narrow(mounts: &mut [Mount], plan: &Plan) {
     for mount in mounts {
         let destination = mount.destination().clone();
@@ -27,28 +30,40 @@ pub(super) fn narrow(mounts: &mut [Mount], plan: &Plan) {
         if is_bind(mount) && NAME_FILES.iter().any(|file| destination == Path::new(file)) {
             set(mount, "ro", &["rw"]);
         }
-        if is_read_only(mount) {
+        let read_only = is_read_only(mount);
+        if read_only && plan.programs.is_none() {
             continue;
         }
-        let holds_program = is_bind(mount) && programs(plan).any(|p| is_beneath(p, &destination));
-        if !holds_program {
+        let keeps_exec = is_bind(mount)
+            && (programs(plan).any(|p| is_beneath(p, &destination)) || read_only && is_library(mount));
+        let recursive = has(mount, "rbind");
+        if !keeps_exec {
             set(mount, "noexec", &["exec", "rexec"]);
+            if recursive {
+                // Mounts beneath the volume's source come along with it.
+                set(mount, "rnoexec", &[]);
+            }
+        }
+        if read_only {
+            continue;
         }
         set(mount, "nosuid", &["suid", "rsuid"]);
         // The runtime makes the container's few devices in /dev.
         if destination != Path::new("/dev") {
             set(mount, "nodev", &["dev", "rdev"]);
         }
-        if has(mount, "rbind") {
-            // Mounts beneath the volume's source come along with it.
+        if recursive {
             for option in ["rnosuid", "rnodev"] {
                 set(mount, option, &[]);
             }
-            if !holds_program {
-                set(mount, "rnoexec", &[]);
-            }
         }
     }
+}
+
+/// Whether its source is a shared library. What cannot be read is none.
+fn is_library(mount: &Mount) -> bool {
+    let Some(source) = mount.source().as_ref().filter(|source| source.is_file()) else { return false };
+    File::open(source).and_then(|file| header::kind(&file)).is_ok_and(|kind| kind == Kind::Library)
 }
 
 fn programs(plan: &Plan) -> impl Iterator<Item = &Path> {

@@ -6,7 +6,7 @@ use oci_spec::runtime::Mount;
 use profiles::profile::Bounds;
 
 use super::*;
-use crate::testing::{abs, bare_plan};
+use crate::testing::{PIE, SONAME, abs, bare_plan, elf};
 
 /// A spec as containerd writes it for a pod's container, shortened.
 const SPEC: &str = r#"{"ociVersion":"1.1.0","root":{"path":"rootfs"},
@@ -51,7 +51,7 @@ fn plan(write: &[&str]) -> Plan {
 
 fn hardened(image: &tempfile::TempDir, write: &[&str]) -> Spec {
     let mut spec = spec();
-    harden(&mut spec, &plan(write), &ResolvedPrograms::default(), image.path(), Path::new(EMPTY)).unwrap();
+    harden(&mut spec, &plan(write), no_programs(), image.path(), Path::new(EMPTY)).unwrap();
     spec
 }
 
@@ -65,6 +65,15 @@ fn options(spec: &Spec, path: &str) -> Vec<String> {
 
 fn has_all(options: &[String], wanted: &[&str]) -> bool {
     wanted.iter().all(|option| options.iter().any(|have| have == option))
+}
+
+/// Of an image that has none, and declares none.
+fn no_programs() -> ImagePrograms<'static> {
+    static NONE: (ResolvedPrograms, Executables) = (
+        ResolvedPrograms { entries: BTreeSet::new(), loaders: BTreeSet::new(), entrypoint: None },
+        Executables { libraries: BTreeSet::new(), programs: BTreeSet::new() },
+    );
+    ImagePrograms { declared: &NONE.0, all: Ok(&NONE.1) }
 }
 
 /// Stands for the file of mode 000 that hides others.
@@ -135,17 +144,41 @@ fn a_write_file_is_bound_and_a_volume_beneath_which_it_lies_is_left() {
 }
 
 #[test]
-fn writable_mounts_lose_exec_but_for_a_volume_with_a_declared_program() {
+fn mounts_lose_exec_but_for_a_volume_with_a_declared_program_and_writable_ones_more() {
     let spec = hardened(&image(), &[]);
     let data = options(&spec, "/var/data");
     assert!(has_all(&data, &["noexec", "nosuid", "nodev", "rnoexec", "rnosuid", "rnodev"]), "{data:?}");
     let tools = options(&spec, "/tools");
     assert!(has_all(&tools, &["nosuid", "nodev"]) && !has_all(&tools, &["noexec"]), "{tools:?}");
     assert!(!has_all(&tools, &["rnoexec"]), "{tools:?}");
+    let config = options(&spec, "/config");
+    assert!(has_all(&config, &["ro", "noexec", "rnoexec"]) && !has_all(&config, &["nodev"]), "{config:?}");
     let dev = options(&spec, "/dev");
     assert!(has_all(&dev, &["noexec", "nosuid"]) && !has_all(&dev, &["nodev"]), "{dev:?}");
     let hosts = options(&spec, "/etc/hosts");
-    assert!(has_all(&hosts, &["ro"]) && !has_all(&hosts, &["rw"]), "{hosts:?}");
+    assert!(has_all(&hosts, &["ro", "noexec"]) && !has_all(&hosts, &["rw"]), "{hosts:?}");
+}
+
+#[test]
+fn a_single_library_that_the_node_mounts_read_only_stays_executable() {
+    let (image, host) = (image(), tempfile::tempdir().unwrap());
+    let files = [
+        ("/lib/device.so", "ro", elf(3, false, Some(&[SONAME])), true),
+        ("/lib/written.so", "rw", elf(3, false, Some(&[SONAME])), false),
+        ("/bin/program", "ro", elf(3, true, Some(&[SONAME, PIE])), false),
+        ("/etc/text", "ro", b"text".to_vec(), false),
+    ];
+    let mut spec = spec();
+    for (place, access, bytes, _) in &files {
+        let source = host.path().join(Path::new(place).file_name().unwrap());
+        fs::write(&source, bytes).unwrap();
+        let options = ["bind", access].map(str::to_owned).to_vec();
+        spec.mounts_mut().as_mut().unwrap().push(mounts::mount(Path::new(place), "bind", source, options));
+    }
+    harden(&mut spec, &plan(&[]), no_programs(), image.path(), Path::new(EMPTY)).unwrap();
+    for (place, _, _, executable) in files {
+        assert_eq!(!has_all(&options(&spec, place), &["noexec"]), executable, "{place}");
+    }
 }
 
 #[test]
@@ -164,29 +197,50 @@ fn only_volumes_that_the_deployer_made_writable_are_writable() {
 }
 
 #[test]
-fn programs_are_covered_before_write_paths_beneath_which_stay_writable() {
+fn the_image_is_covered_before_write_paths_beneath_which_stay_writable() {
     let image = image();
-    let bin = image.path().join("usr/local/bin");
-    fs::create_dir_all(&bin).unwrap();
-    fs::copy("/bin/true", bin.join("run")).unwrap();
-    let programs =
+    for file in ["usr/local/bin/run", "usr/local/lib/a.so"] {
+        fs::create_dir_all(image.path().join(file).parent().unwrap()).unwrap();
+        fs::copy("/bin/true", image.path().join(file)).unwrap();
+    }
+    let declared =
         ResolvedPrograms { entries: [abs("/usr/local/bin/run")].into(), ..ResolvedPrograms::default() };
+    let executables = Executables {
+        libraries: [abs("/usr/local/lib")].into(),
+        programs: [abs("/usr/local/bin/run"), abs("/usr/local/bin/other")].into(),
+    };
     let hardened = |plan: &Plan| {
         let mut spec = spec();
-        let gaps = harden(&mut spec, plan, &programs, image.path(), Path::new(EMPTY)).unwrap();
-        assert_eq!(gaps, []);
+        let programs = ImagePrograms { declared: &declared, all: Ok(&executables) };
+        assert_eq!(harden(&mut spec, plan, programs, image.path(), Path::new(EMPTY)).unwrap(), None);
         spec
     };
-    let spec = hardened(&plan(&["/usr/local/bin/state"]));
+    let spec = hardened(&plan(&["/usr/local/lib/state"]));
     let list: Vec<_> = spec.mounts().iter().flatten().map(|m| m.destination().to_str().unwrap()).collect();
-    assert_eq!(list[..3], ["/usr/local/bin", "/usr/local/bin/run", "/usr/local/bin/state"]);
-    assert!(has_all(&options(&spec, "/usr/local/bin"), &["ro", "noexec"]));
-    assert!(has_all(&options(&spec, "/usr/local/bin/state"), &["rw", "rrw", "noexec"]));
-    let untouched = |plan: &Plan| at(&hardened(plan), "/usr/local/bin").is_empty();
+    assert_eq!(list[..4], ["/", "/usr/local/bin/run", "/usr/local/lib", "/usr/local/lib/state"]);
+    assert!(has_all(&options(&spec, "/"), &["noexec"]));
+    assert!(has_all(&options(&spec, "/usr/local/lib"), &["ro", "rexec"]));
+    assert!(has_all(&options(&spec, "/usr/local/lib/state"), &["rw", "rrw", "noexec"]));
+    let untouched = |plan: &Plan| !covers(plan) && at(&hardened(plan), "/").is_empty();
     assert!(untouched(&plan(&["/"])), "who may write everywhere may replace programs too");
     assert!(untouched(&Plan { mode: Mode::Audit, ..plan(&[]) }));
     assert!(untouched(&Plan { programs: None, ..plan(&[]) }));
-    assert_eq!(at(&hardened(&plan(&["/usr/local"])), "/usr/local/bin").len(), 0, "noexec by itself");
+    let below = hardened(&plan(&["/usr/local"]));
+    assert!(
+        at(&below, "/usr/local/lib").is_empty() && at(&below, "/usr/local/bin/run").is_empty(),
+        "noexec by itself"
+    );
+}
+
+#[test]
+fn an_image_whose_programs_are_not_known_is_left_executable_and_that_is_said() {
+    let (image, gap) = (image(), Gap { wall: profiles::plan::Wall::Exec, sentence: "too large".to_owned() });
+    let programs = ImagePrograms { all: Err(&gap), ..no_programs() };
+    let mut spec = spec();
+    let said = harden(&mut spec, &plan(&[]), programs, image.path(), Path::new(EMPTY)).unwrap();
+    assert_eq!(said, Some(gap.clone()));
+    assert!(at(&spec, "/").is_empty());
+    assert_eq!(harden(&mut spec, &bare_plan(), programs, image.path(), Path::new(EMPTY)).unwrap(), None);
 }
 
 #[test]
@@ -194,10 +248,10 @@ fn a_plan_in_audit_mode_or_without_walls_leaves_the_spec_as_it_is() {
     let image = image();
     let audit = Plan { mode: Mode::Audit, no_new_privileges: false, ..plan(&["/var/cache"]) };
     let mut audited = spec();
-    harden(&mut audited, &audit, &ResolvedPrograms::default(), image.path(), Path::new(EMPTY)).unwrap();
+    harden(&mut audited, &audit, no_programs(), image.path(), Path::new(EMPTY)).unwrap();
     assert_eq!(audited, spec());
     let mut bare = spec();
-    harden(&mut bare, &bare_plan(), &ResolvedPrograms::default(), image.path(), Path::new(EMPTY)).unwrap();
+    harden(&mut bare, &bare_plan(), no_programs(), image.path(), Path::new(EMPTY)).unwrap();
     assert_eq!(bare.mounts(), spec().mounts());
     assert_eq!(bare.root(), spec().root());
     let process = |spec: &Spec| spec.process().clone().unwrap();
@@ -208,7 +262,7 @@ fn a_plan_in_audit_mode_or_without_walls_leaves_the_spec_as_it_is() {
 fn without_a_declared_capability_all_five_sets_are_empty() {
     let mut spec = spec();
     let none = Plan { capabilities: Some(Default::default()), ..bare_plan() };
-    harden(&mut spec, &none, &ResolvedPrograms::default(), image().path(), Path::new(EMPTY)).unwrap();
+    harden(&mut spec, &none, no_programs(), image().path(), Path::new(EMPTY)).unwrap();
     let process = spec.process().clone().unwrap();
     let sets = process.capabilities().clone().unwrap();
     for set in [sets.bounding(), sets.effective(), sets.inheritable(), sets.permitted(), sets.ambient()] {
@@ -225,7 +279,7 @@ fn a_declared_capability_is_left_in_all_five_sets_if_the_pod_has_it() {
     harden(
         &mut spec,
         &Plan { capabilities: Some(two.into()), ..bare_plan() },
-        &ResolvedPrograms::default(),
+        no_programs(),
         image().path(),
         Path::new(EMPTY),
     )
@@ -252,13 +306,12 @@ fn a_write_path_that_leads_out_of_its_bounds_is_an_error_and_makes_nothing() {
     for (path, within) in [("/var/run", "/var"), ("/var/lost/x", "/var"), ("/var/lost", "/var")] {
         let bounds = Bounds { within: Some([abs(within)].into()), denied: BTreeSet::new() };
         let plan = Plan { write_bounds: bounds, ..plan(&[path]) };
-        let programs = ResolvedPrograms::default();
-        let error = harden(&mut spec(), &plan, &programs, image.path(), Path::new(EMPTY)).unwrap_err();
+        let error = harden(&mut spec(), &plan, no_programs(), image.path(), Path::new(EMPTY)).unwrap_err();
         assert!(matches!(error, SpecError::WritePathBounds { .. }), "{path}: {error}");
     }
     let bounds = Bounds { within: Some([abs("/run")].into()), denied: BTreeSet::new() };
     let plan = Plan { write_bounds: bounds, ..plan(&["/var/run"]) };
-    harden(&mut spec(), &plan, &ResolvedPrograms::default(), image.path(), Path::new(EMPTY)).unwrap();
+    harden(&mut spec(), &plan, no_programs(), image.path(), Path::new(EMPTY)).unwrap();
 }
 
 #[test]

@@ -21,8 +21,6 @@ pub(crate) enum Wall {
     Observer,
     /// What the runtime leaves to a program: descriptors, variables.
     Runtime,
-    /// Nothing yet: docs/escapes.md says why.
-    Open,
 }
 
 impl Wall {
@@ -36,7 +34,6 @@ impl Wall {
             Self::Namespaces => "namespaces",
             Self::Observer => "observer",
             Self::Runtime => "runtime",
-            Self::Open => "open",
         }
     }
 }

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::os::unix::fs::FileExt as _;
 use std::process::Command;
 
-use crate::probe::Wall::{Landlock, Mounts, Open, Seccomp};
+use crate::probe::Wall::{Landlock, Mounts, Seccomp};
 use crate::probe::{Failure, Probe, Try, allowed, broken, probe, stopped};
 use crate::raw::{self, memory};
 use crate::tools::{
@@ -57,12 +57,26 @@ pub(crate) const PROBES: &[Probe] = &[
     })
     .root(),
     probe("loader", "the ELF loader called by hand", Mounts, || loader(&[BUSYBOX])),
-    probe(
-        "loader-hard-link",
-        "the loader called by hand for an undeclared program outside the usual program folders",
-        Open,
-        || loader(&["/srv/links/busybox"]),
-    ),
+    probe("loader-hard-link", "the loader, for a hard link in a folder of no programs", Mounts, || {
+        loader(&["/srv/links/busybox"])
+    }),
+    probe("loader-linked-folder", "the loader, by way of a folder that is a symlink", Mounts, || {
+        loader(&["/srv/linked/busybox"])
+    }),
+    probe("loader-plain-file", "the loader, for a program without an execute bit", Mounts, || {
+        loader(&["/srv/plain/busybox"])
+    }),
+    probe("loader-beside-libraries", "the loader, for a program beside shared libraries", Mounts, || {
+        loader(&["/opt/kit/busybox"])
+    }),
+    probe("loader-library-name", "the loader, for a program that is named as a library", Mounts, || {
+        loader(&["/opt/kit/libbusybox.so.1"])
+    }),
+    probe("loader-renamed", "the loader, for a program renamed into a folder of libraries", Mounts, || {
+        std::fs::rename("/srv/links/renamed", "/opt/kit/renamed")?;
+        loader(&["/opt/kit/renamed"])
+    })
+    .root(),
     probe("loader-proc-root", "the loader, by /proc/self/root", Mounts, || {
         loader(&["/proc/self/root/bin/busybox"])
     }),
@@ -132,12 +146,12 @@ pub(crate) const PROBES: &[Probe] = &[
     probe("map-undeclared", "an undeclared program mapped executable", Mounts, || {
         maps_executable("/bin/other")
     }),
-    probe(
-        "map-undeclared-elsewhere",
-        "an undeclared program outside the usual program folders mapped executable",
-        Open,
-        || maps_executable("/srv/links/other"),
-    ),
+    probe("map-undeclared-elsewhere", "the same, a hard link in a folder of no programs", Mounts, || {
+        maps_executable("/srv/links/other")
+    }),
+    probe("map-beside-libraries", "the same, beside shared libraries", Mounts, || {
+        maps_executable("/opt/kit/other")
+    }),
     probe("map-dropped", "a dropped file mapped executable", Mounts, || maps_code("/data/code")),
     probe("map-dropped-shm", "a file in /dev/shm mapped executable", Mounts, || maps_code("/dev/shm/code"))
         .root(),
