@@ -70,11 +70,11 @@ pub(crate) const PROBES: &[Probe] = &[
         loader(&["/opt/kit/busybox"])
     }),
     probe("loader-library-name", "the loader, for a program that is named as a library", Mounts, || {
-        loader(&["/opt/kit/libbusybox.so.1"])
+        loader(&["--argv0", "busybox", "/opt/kit/libbusybox.so.1"])
     }),
     probe("loader-renamed", "the loader, for a program renamed into a folder of libraries", Mounts, || {
         std::fs::rename("/srv/links/renamed", "/opt/kit/renamed")?;
-        loader(&["/opt/kit/renamed"])
+        loader(&["--argv0", "busybox", "/opt/kit/renamed"])
     })
     .root(),
     probe("loader-proc-root", "the loader, by /proc/self/root", Mounts, || {
