@@ -58,7 +58,10 @@ pub fn open_programs(programs: &ResolvedPrograms) -> Result<(), SessionError> {
 
 fn open(path: &Path, mounts: &Mounts) -> io::Result<()> {
     let Some(place) = look(path)? else { return Ok(()) };
-    if mounts.covering(path).is_some_and(|mount| mounts.closed(mount)) {
+    let closed = mounts.covering(path).filter(|mount| mounts.closed(mount));
+    if closed.is_some_and(|mount| mount.at == path) {
+        clear_noexec(place.as_fd())?;
+    } else if closed.is_some() {
         // With all that is mounted beneath: files that are hidden stay so.
         let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
         let copy = flags | OpenTreeFlags::AT_EMPTY_PATH | OpenTreeFlags::AT_RECURSIVE;
@@ -133,7 +136,7 @@ mod tests {
     use super::*;
 
     const TABLE: &[u8] = b"\
-1 0 0:50 / / ro,relatime master:1 - overlay overlay rw
+1 0 0:50 / / ro,noexec,relatime master:1 - overlay overlay rw
 2 1 0:50 /usr/bin /usr/bin ro,nosuid,nodev,noexec - overlay overlay rw
 3 2 0:50 /usr/bin/app /usr/bin/app ro,nosuid,nodev - overlay overlay rw
 4 1 0:50 /data /data rw,noexec - overlay overlay rw
@@ -146,7 +149,8 @@ mod tests {
         let mounts = Mounts::parse(TABLE);
         let closed = |path: &str| mounts.closed(mounts.covering(Path::new(path)).unwrap());
         assert!(closed("/usr/bin") && closed("/usr/bin/sh") && closed("/a b/x"));
-        for other in ["/usr/bin/app", "/usr/binary", "/data/x", "/config/x", "/srv/x", "/a"] {
+        assert!(closed("/") && closed("/srv/x") && closed("/usr/binary"), "the image itself");
+        for other in ["/usr/bin/app", "/data/x", "/config/x"] {
             assert!(!closed(other), "{other}");
         }
     }
