@@ -40,6 +40,7 @@ const TESTS: &[(&str, Test)] = &[
     ("a privileged container is refused by keep and allowed by keep-permissive", privileged),
     ("labels of the container instead of the image grant nothing", container_labels),
     ("a snapshot of another image does not start", other_snapshot),
+    ("what was found in an image is kept for it, not for what its container adds", kept_findings),
     ("data_dir of the runtime's configuration moves the records", data_dir),
     ("the digest is that of keep explain, run after run", digests),
     ("an unknown key is recorded and stops nothing", unknown_key),
@@ -287,6 +288,48 @@ fn other_snapshot(node: &mut Node) -> Result<()> {
     attempt("io.containerd.runc.v2", "other-runc")?.success().context("the control does not start")?;
     let output = attempt(under_test::RUNTIME, "other-keep")?;
     ensure!(output.code() != 0, "it started: {output}");
+    Ok(())
+}
+
+/// The first container leaves what is mapped executable in the image, and a damaged note of it is written anew; a program in
+/// the container's own layer, among the libraries, is covered though no note names it.
+fn kept_findings(node: &mut Node) -> Result<()> {
+    let (image, name) = (images::shell()?, "keep.test/shell:1");
+    node.import(&image, name)?;
+    let loader = if cfg!(target_arch = "aarch64") {
+        "/lib/ld-linux-aarch64.so.1"
+    } else {
+        "/lib64/ld-linux-x86-64.so.2"
+    };
+    let line = |program: &str| format!("{loader} {program} true && echo ran || echo refused");
+    let kept = node.folder.join("state/varlib/keep/images");
+    let kept = kept.join(image.chain()?.replace("sha256:", "") + ".json");
+    for (id, text) in [("found", None), ("found-again", Some("{}"))] {
+        text.map_or(Ok(()), |text| std::fs::write(&kept, text)).context("cannot damage the note")?;
+        let words = ["/bin/sh", "-c", &line("/bin/busybox")];
+        let said = node.start_container(Runtime::Keep, &["--rm"], name, id, &words)?.success()?;
+        ensure!(said.text().ends_with("refused"), "{id}: {said}");
+        let note = std::fs::read_to_string(&kept).context("no note is kept")?;
+        ensure!(note.contains("/bin/busybox") || note.contains("\"/bin\""), "{id}: {note}");
+    }
+    let attempt = |runtime: &str, id: &str| -> Result<Output> {
+        let line = line("/lib/busybox");
+        node.ctr(&["containers", "create", "--runtime", runtime, "--", name, id, "/bin/sh", "-c", &line])?
+            .success()?;
+        let mounts = node.ctr(&["snapshots", "mounts", "/mnt", id])?.success()?;
+        let upper = mounts.stdout.split("upperdir=").nth(1).and_then(|rest| rest.split([',', ' ']).next());
+        let folder = format!("{}/lib", upper.with_context(|| format!("no upperdir: {mounts}"))?);
+        let program = provision::image_files()?.join("bin/busybox");
+        node.run("mkdir", &[&folder])?.success()?;
+        node.run("cp", &[&program.to_string_lossy(), &folder])?.success()?;
+        let said = node.ctr(&["task", "start", id]);
+        node.remove(id)?;
+        said
+    };
+    let control = attempt("io.containerd.runc.v2", "layer-runc")?;
+    ensure!(control.text().ends_with("ran"), "the control does not run: {control}");
+    let said = attempt(under_test::RUNTIME, "layer-keep")?;
+    ensure!(said.text().ends_with("refused"), "the loader ran it: {said}");
     Ok(())
 }
 
