@@ -180,9 +180,13 @@ fn action(word: &str) -> Option<Action> {
     }
 }
 
-/// `argN=V,V`, `argN&MASK=V` or `argN&MASK!=V`, on the low 32 bits.
+/// `argN=V,V`, `argN&MASK=V` or `argN&MASK!=V`, on the low 32 bits; `argN=null`, on all of a pointer.
 fn condition(word: &str) -> Option<Vec<Condition>> {
+    let index = |text: &str| text.parse().ok().filter(|arg| *arg < 6);
     let (left, values) = word.strip_prefix("arg")?.split_once('=')?;
+    if values == "null" {
+        return Some(vec![Condition { arg: index(left)?, op: Compare::Eq, value: 0 }]);
+    }
     let (left, differs) = match left.strip_suffix('!') {
         Some(left) => (left, true),
         None => (left, false),
@@ -191,7 +195,7 @@ fn condition(word: &str) -> Option<Vec<Condition>> {
         Some((arg, mask)) => (arg, integer(mask)?),
         None => (left, u64::from(u32::MAX)),
     };
-    let arg = arg.parse().ok().filter(|arg| *arg < 6)?;
+    let arg = index(arg)?;
     let op = if differs { Compare::MaskedNe { mask } } else { Compare::MaskedEq { mask } };
     values.split(',').map(|value| Some(Condition { arg, op, value: integer(value)? })).collect()
 }
@@ -215,6 +219,14 @@ mod tests {
         let values: Vec<_> = rules.iter().map(|rule| (rule.when[0].value, rule.when[1].op)).collect();
         let differs = Compare::MaskedNe { mask: 0xf };
         assert_eq!(values, [(2, differs), (10, differs)]);
+    }
+
+    #[test]
+    fn a_pointer_is_compared_whole() {
+        let (_, rules) = rule("utimensat allow arg1=null").unwrap();
+        let holds = |pointer| rules[0].when[0].holds(&[0, pointer, 0, 0, 0, 0]);
+        assert!(holds(0) && !holds(1) && !holds(1 << 32));
+        assert!(condition("arg6=null").is_none() && condition("arg1!=null").is_none());
     }
 
     #[test]
