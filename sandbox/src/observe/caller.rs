@@ -87,8 +87,11 @@ impl Caller {
 
     /// A duplicate of the caller's descriptor `fd`.
     pub(super) fn take(self, fd: RawFd) -> io::Result<OwnedFd> {
-        let process = self.status("Tgid:").unwrap_or(self.0.as_raw());
-        let handle = descriptors::pidfd_open(Pid::from_raw(process))?;
+        // Only the first thread of a process has a handle, and most callers are that one.
+        let handle = descriptors::pidfd_open(self.0).or_else(|_| {
+            let process = self.status("Tgid:").unwrap_or(self.0.as_raw());
+            descriptors::pidfd_open(Pid::from_raw(process))
+        })?;
         descriptors::pidfd_getfd(handle.as_fd(), fd)
     }
 
