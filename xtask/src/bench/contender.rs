@@ -61,14 +61,7 @@ impl Contender {
         id: &str,
         command: &[&str],
     ) -> Result<Output> {
-        let own = self.flags.iter().map(String::as_str);
-        let words: Vec<&str> = ["run"]
-            .into_iter()
-            .chain(own)
-            .chain(flags.iter().copied())
-            .chain([image, id])
-            .chain(command.iter().copied())
-            .collect();
+        let words = self.words(&["run"], &[flags, &[image, id], command].concat());
         node.ctr(&words)?.success().with_context(|| format!("{} does not run", self.name))
     }
 
@@ -86,16 +79,16 @@ impl Contender {
         output.text().parse().with_context(|| format!("{output}"))
     }
 
+    /// A command line with the contender's own options in its midst.
+    fn words<'a>(&'a self, before: &[&'a str], after: &[&'a str]) -> Vec<&'a str> {
+        let own = self.flags.iter().map(String::as_str);
+        before.iter().copied().chain(own).chain(after.iter().copied()).collect()
+    }
+
     /// Wall nanoseconds of one `ctr run --rm`, taken inside the node, without the cost of entering it.
     pub(super) fn time(&self, node: &Node, image: &str, id: &str, command: &[&str]) -> Result<f64> {
         let probe = under_test::binary("keep-probe")?;
-        let own = self.flags.iter().map(String::as_str);
-        let words: Vec<&str> = ["time", "1", "ctr", "run", "--rm"]
-            .into_iter()
-            .chain(own)
-            .chain([image, id])
-            .chain(command.iter().copied())
-            .collect();
+        let words = self.words(&["time", "1", "ctr", "run", "--rm"], &[&[image, id], command].concat());
         let output = node.run(&probe.to_string_lossy(), &words)?.success();
         let output = output.with_context(|| format!("{} does not run", self.name))?;
         output.text().parse().with_context(|| format!("{output}"))
