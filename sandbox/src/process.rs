@@ -1,13 +1,18 @@
 //! Forks a helper from a single-threaded process.
 
+use std::ffi::OsString;
 use std::io;
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::path::PathBuf;
 
+use nix::fcntl::AT_FDCWD;
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 use nix::unistd::{Pid, getpid, getppid};
+use rustix::mount::{OpenTreeFlags, open_tree};
 
-use crate::sys::process;
+use crate::paths::magic_link;
+use crate::sys::{mounts, process};
 
 /// What the child exits with when it cannot be set up, before `f` runs.
 pub const SETUP_FAILED: i32 = 125;
@@ -49,6 +54,37 @@ fn set_up(keep: &[RawFd], parent: Pid) -> io::Result<()> {
 /// When a descriptor cannot be duplicated.
 pub fn place(descriptors: Vec<(OwnedFd, RawFd)>) -> io::Result<()> {
     process::place(descriptors)
+}
+
+/// This process's program on a read-only mount of its own, which no mount namespace has. Who runs it from there gives nobody
+/// who comes by its `/proc/PID/exe`, a container among them, a way to write to it.
+#[derive(Debug)]
+pub struct OwnProgram {
+    folder: OwnedFd,
+    name: OsString,
+}
+
+impl OwnProgram {
+    /// Makes the mount, of the folder that the program lies in.
+    ///
+    /// # Errors
+    /// When the kernel refuses: `ENOSYS` before Linux 5.12.
+    pub fn read_only() -> io::Result<Self> {
+        let program = std::env::current_exe()?;
+        let (Some(folder), Some(name)) = (program.parent(), program.file_name()) else {
+            return Err(io::ErrorKind::NotFound.into());
+        };
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        let folder = open_tree(AT_FDCWD, folder, flags)?;
+        mounts::set_read_only(folder.as_fd())?;
+        Ok(Self { folder, name: name.to_owned() })
+    }
+
+    /// Its path, for this process and its children as long as this lives.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        magic_link(&self.folder).join(&self.name)
+    }
 }
 
 /// Sends signal number `signal`, real-time ones included, to a process.

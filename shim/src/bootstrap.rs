@@ -10,6 +10,7 @@ use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::SystemTime;
@@ -19,6 +20,7 @@ use containerd_shim::Flags;
 use containerd_shim_protos::api::DeleteResponse;
 use containerd_shim_protos::protobuf::{Message, MessageField};
 use containerd_shim_protos::types::introspection::{RuntimeInfo, RuntimeVersion};
+use sandbox::process::OwnProgram;
 
 use crate::events::timestamp;
 use crate::identity::{Id, group};
@@ -101,7 +103,8 @@ fn listen(path: &Path) -> Result<Option<UnixListener>> {
 }
 
 /// The server is this program again, with the listening socket as its standard input: a fresh process is smaller
-/// than a forked one, and holds nothing else of its parent's.
+/// than a forked one, and holds nothing else of its parent's. It runs from a read-only mount of its own (CVE-2019-5736): a
+/// container may come by the program of who is about to become its own, or joins it, and must not write to it.
 fn leave_server(flags: &Flags, bundle: &Path, listener: UnixListener) -> Result<()> {
     let log = OpenOptions::new()
         .read(true)
@@ -109,8 +112,10 @@ fn leave_server(flags: &Flags, bundle: &Path, listener: UnixListener) -> Result<
         .custom_flags(nix::fcntl::OFlag::O_NONBLOCK.bits())
         .open(bundle.join("log"))
         .map_or_else(|_| Stdio::null(), Stdio::from);
-    let mut command = Command::new(std::env::current_exe().context("cannot find this program")?);
+    let program = OwnProgram::read_only().context("cannot mount this program read-only")?;
+    let mut command = Command::new(program.path());
     command
+        .arg0(std::env::args_os().next().unwrap_or_else(|| env!("CARGO_BIN_NAME").into()))
         .args(["-namespace", &flags.namespace, "-id", &flags.id, "-address", &flags.address])
         .args(flags.debug.then_some("-debug"))
         .arg("serve")

@@ -4,11 +4,13 @@
 #![forbid(unsafe_code)]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use nix::sys::statvfs::{FsFlags, statvfs};
 use tests::attack::{self, Actor, Probe, Setting, User, Walls};
 use tests::node::{Containerd, Node, Options, Runtime};
 use tests::shared::Shared;
@@ -148,8 +150,9 @@ fn prepare(containerd: Containerd) -> Result<Node> {
 
 type Test = fn(&Node) -> Result<()>;
 
-const OTHERS: [(&str, Test); 5] = [
+const OTHERS: [(&str, Test); 6] = [
     ("the runtime's own program does not run as a script's interpreter", runtime_as_interpreter),
+    ("the runtime's own program cannot be written by who comes by it", runtime_overwritten),
     ("a working folder among the runtime's descriptors leads nowhere, for init", |node| {
         descriptor_as_working_folder(node, Actor::Init)
     }),
@@ -210,6 +213,29 @@ fn runtime_as_interpreter(node: &Node) -> Result<()> {
     let walled = try_both(Runtime::Keep, "walled")?;
     ensure!(walled.matches("Permission denied").count() == 2, "{walled}");
     ensure!(!walled.contains("Version"), "{walled}");
+    Ok(())
+}
+
+/// CVE-2019-5736: whoever comes by the runtime's program through `/proc/PID/exe` waits until no process runs it any more, and
+/// writes to it. Keep's runs from a read-only mount, which refuses that whether it is run or not; its own place is none.
+fn runtime_overwritten(node: &Node) -> Result<()> {
+    let (image, id) = ("keep.test/attack:root", "overwritten");
+    node.start_container(Runtime::Keep, &["-d"], image, id, &["/bin/keep-attack", "sleep"])?.success()?;
+    let refused = node.shims(id).iter().try_fold(0, |seen, shim| {
+        let program = PathBuf::from(format!("/proc/{}/exe", shim.pid));
+        // A running program is not truncated, whatever its mount says.
+        let opened = std::fs::OpenOptions::new().write(true).truncate(true).open(program);
+        let error = opened.err().with_context(|| format!("{} can be written", shim.line))?;
+        ensure!(error.raw_os_error() == Some(libc::EROFS), "{}: {error}", shim.line);
+        Ok(seen + 1)
+    });
+    node.remove(id)?;
+    ensure!(refused? >= 2, "the shim and its observer were to be seen");
+    let place = statvfs(&under_test::binary(under_test::SHIM)?).context("cannot look at the shim's place")?;
+    ensure!(
+        !place.flags().contains(FsFlags::ST_RDONLY),
+        "the program lies on a read-only mount: this shows nothing"
+    );
     Ok(())
 }
 
