@@ -66,7 +66,12 @@ impl Contender {
     }
 
     /// The number that a command prints in a container in the node's network, which is removed afterwards.
-    pub(super) fn number(
+    pub(super) fn number(&self, node: &Node, image: &str, id: &str, command: &[&str]) -> Result<f64> {
+        self.number_with(node, &[], image, id, command)
+    }
+
+    /// The same with `flags` for `ctr run` besides.
+    pub(super) fn number_with(
         &self,
         node: &Node,
         flags: &[&str],
@@ -74,8 +79,7 @@ impl Contender {
         id: &str,
         command: &[&str],
     ) -> Result<f64> {
-        let flags: Vec<&str> = ["--rm", "--net-host"].iter().chain(flags).copied().collect();
-        let output = self.run(node, &flags, image, id, command)?;
+        let output = self.run(node, &[&["--rm", "--net-host"], flags].concat(), image, id, command)?;
         output.text().parse().with_context(|| format!("{output}"))
     }
 

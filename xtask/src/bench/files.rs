@@ -19,7 +19,6 @@ const UNPACKED: usize = 20_000;
 const SIZE: usize = 1_000;
 const REFERENCE: &str = "keep.bench/files:1";
 
-/// The files are made in memory: it is not the disk that is measured.
 const MEMORY: [&str; 2] = ["--mount", "type=tmpfs,src=tmpfs,dst=/data,options=mode=755"];
 
 /// What is done, and the least that each report setting may reach of runc's speed.
@@ -46,7 +45,7 @@ const WORK: [Work; 2] = [
 ///
 /// # Errors
 /// When the files cannot be made or a container does not run.
-pub(super) fn run(node: &Node, rounds: usize) -> Result<()> {
+pub(super) fn run(node: &Node, rounds: usize, memory: bool) -> Result<()> {
     say("making the image");
     node.import(&image(&node.folder.join("images"))?, REFERENCE)?;
     let contenders = [
@@ -54,15 +53,16 @@ pub(super) fn run(node: &Node, rounds: usize) -> Result<()> {
         Contender { name: "keep, report: full", ..Contender::keep() },
         Contender { name: "keep, report: calls", ..Contender::with_policy("calls", node, "report: calls")? },
     ];
+    let flags = if memory { &MEMORY[..] } else { &[] };
     println!("{rounds} rounds each, interleaved; medians:");
     for (number, Work { name, command, aims }) in WORK.iter().enumerate() {
         say(&format!("measuring {name}"));
         let to = if number == 0 { ["/srv/repository", "/data/clone"] } else { ["-C", "/data"] };
         let command: Vec<&str> = command.iter().copied().chain(to).collect();
         let times = medians(rounds, contenders.len(), |index, round| {
-            contenders[index].number(
+            contenders[index].number_with(
                 node,
-                &MEMORY,
+                flags,
                 REFERENCE,
                 &format!("f{number}-{index}-{round}"),
                 &command,
@@ -111,6 +111,8 @@ fn image(folder: &Path) -> Result<Image> {
         .folder("data", 0o755, 0);
     Ok(Image::new([debian::base(&root)?, layer])
         .environment("HOME", "/data")
+        // Else git asks name servers, in vain, what this machine is called.
+        .environment("EMAIL", "keep@keep.test")
         .environment("PATH", "/usr/bin:/bin")
         .labels([
             ("dev.keep.intent", "v1"),
