@@ -95,15 +95,21 @@ fn open(path: &Path, name: String) -> io::Result<PolicyFile> {
     Ok(PolicyFile { stamp, open_to_others: open_to_others(&metadata), file })
 }
 
-/// The folder, or the first file in it, that somebody but the superuser may change: then no policy in it counts.
+/// The policy folder, or a file in it, may be changed by somebody but the superuser: no policy in it counts.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{} can be written by others than root; chown root, chmod go-w", .0.display())]
+pub struct Changeable(PathBuf);
+
+/// What there is of that kind: the folder, or the first of its `files`.
 ///
 /// # Errors
 /// When the folder cannot be looked at.
-pub fn changeable(folder: &Path, files: &[PolicyFile]) -> io::Result<Option<PathBuf>> {
+pub fn changeable(folder: &Path, files: &[PolicyFile]) -> io::Result<Option<Changeable>> {
     if open_to_others(&std::fs::metadata(folder)?) {
-        return Ok(Some(folder.to_owned()));
+        return Ok(Some(Changeable(folder.to_owned())));
     }
-    Ok(files.iter().find(|file| file.open_to_others).map(|file| folder.join(file.name())))
+    let file = files.iter().find(|file| file.open_to_others);
+    Ok(file.map(|file| Changeable(folder.join(file.name()))))
 }
 
 /// Whether somebody but the superuser may change what this is of.

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::create::{Creation, RootfsMount};
 use crate::error::{Failure, Kind};
 use crate::image::sha256;
-use crate::walls::{make_private, write_private};
+use crate::walls::replace_private;
 
 /// Images whose findings are kept; the oldest go first.
 const MAX_KEPT: usize = 256;
@@ -121,10 +121,7 @@ impl Kept {
         if text.len() > MAX_BYTES {
             return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("{} bytes", text.len())));
         }
-        make_private(&self.folder)?;
-        let new = self.folder.join(format!("{}.new-{}", self.digest, std::process::id()));
-        write_private(&new, text.as_bytes())?;
-        std::fs::rename(&new, self.path())?;
+        replace_private(&self.path(), text.as_bytes())?;
         self.remove_oldest()
     }
 

@@ -8,7 +8,7 @@ use sandbox::policy_folder::{self, Stamp};
 use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
-use crate::walls::write_private;
+use crate::walls::replace_private;
 
 /// Policies, and whether they are the last that were understood only.
 #[derive(Debug)]
@@ -76,8 +76,8 @@ fn current(folder: &Path, last: Option<&LastKnownGood>) -> Result<Current, Strin
         return Err(format!("{folder} is gone; make it again, empty if there are to be no policies"));
     }
     let files = policy_folder::files(folder).map_err(problem)?;
-    if let Some(path) = policy_folder::changeable(folder, &files).map_err(problem)? {
-        return Err(format!("{} can be written by others than root; chown root, chmod go-w", path.display()));
+    if let Some(open) = policy_folder::changeable(folder, &files).map_err(problem)? {
+        return Err(open.to_string());
     }
     let stamps: Vec<Stamp> = files.iter().map(|file| file.stamp.clone()).collect();
     if last.is_some_and(|last| last.stamps == stamps) {
@@ -101,12 +101,7 @@ impl LastKnownGood {
 
     /// Replaces the file whole, so that a reader sees one version or the other.
     fn write(&self, path: &Path) -> io::Result<()> {
-        if let Some(folder) = path.parent() {
-            crate::walls::make_private(folder)?;
-        }
-        let new = path.with_extension(format!("new-{}", std::process::id()));
-        write_private(&new, &serde_json::to_vec(self)?)?;
-        std::fs::rename(&new, path)
+        replace_private(path, &serde_json::to_vec(self)?)
     }
 }
 

@@ -239,8 +239,22 @@ impl Folders {
 ///
 /// # Errors
 /// When one of them cannot be made.
-pub(crate) fn make_private(folder: &Path) -> io::Result<()> {
+fn make_private(folder: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(folder)
+}
+
+/// Replaces a file of mode 0600 whole, so that a reader sees one version or the other, in a folder that is made where it is
+/// missing.
+///
+/// # Errors
+/// When it cannot be written.
+pub(crate) fn replace_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    if let Some(folder) = path.parent() {
+        make_private(folder)?;
+    }
+    let new = path.with_extension(format!("new-{}", std::process::id()));
+    write_private(&new, bytes)?;
+    std::fs::rename(&new, path)
 }
 
 /// Writes a file of mode 0600.

@@ -189,8 +189,8 @@ fn read(folder: &Path) -> anyhow::Result<Policies> {
     if !folder.try_exists()? {
         return Ok(Policies::default());
     }
-    if let Some(path) = policy_folder::changeable(folder, &policy_folder::files(folder)?)? {
-        anyhow::bail!("{} can be written by others than root; chown root, chmod go-w", path.display());
+    if let Some(problem) = policy_folder::changeable(folder, &policy_folder::files(folder)?)? {
+        return Err(problem.into());
     }
     policy_args::read(&[folder.to_owned()])
 }
