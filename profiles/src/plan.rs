@@ -105,7 +105,8 @@ pub struct LandlockPlan {
     pub abi: u32,
     /// TCP ports that may be bound; `None`: the ABI has no network rights (below 4).
     pub bind_tcp: Option<Vec<(u16, u16)>>,
-    /// TCP ports that may be connected to; `None`: the ABI has no network rights.
+    /// TCP ports that may be connected to; `None`: the ABI has no network rights, or the programs of [`Plan::sockets`]
+    /// watch. Landlock would come before them, and nobody would learn what it refused.
     pub connect_tcp: Option<Vec<(u16, u16)>>,
 }
 
@@ -188,6 +189,16 @@ impl Plan {
         self.mode == Mode::Enforce && self.programs.is_some()
     }
 
+    /// Takes connect(2) out of what the listener sees, where programs on the cgroup watch it and tell what they refuse. For a
+    /// container into which nothing is mounted that could hold another's unix sockets: of those the programs know nothing.
+    pub fn leave_connect_to_programs(&mut self) {
+        if self.sockets.is_some()
+            && let Some(filter) = &mut self.seccomp
+        {
+            filter.no_longer_observe("connect");
+        }
+    }
+
     /// How many system calls the filter lets through, with whatever arguments; all known ones without a filter.
     #[must_use]
     pub fn seccomp_calls_allowed(&self) -> usize {
@@ -253,8 +264,11 @@ pub fn plan(profile: &Profile, host: &HostFacts) -> Result<Plan, PlanError> {
     plan.hidden = hidden(&profile.read);
     plan.no_new_privileges = true;
     plan.capabilities = Some(profile.caps.clone());
-    plan.landlock = landlock(&entries, host.landlock_abi);
     plan.sockets = sockets::of(profile, &entries, host);
+    plan.landlock = landlock(&entries, host.landlock_abi);
+    if let (Some(landlock), Some(_)) = (&mut plan.landlock, &plan.sockets) {
+        landlock.connect_tcp = None;
+    }
     Ok(plan)
 }
 

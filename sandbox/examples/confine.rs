@@ -18,6 +18,7 @@ use profiles::record::{Granted, allow};
 use profiles::{Plan, labels};
 use sandbox::enforce::{Enforced, Prepared};
 use sandbox::facts::probe;
+use sandbox::network::Denial;
 use sandbox::observe::{Event, serve};
 use sandbox::programs::{ResolvedPrograms, resolve};
 use sandbox::{handover, process};
@@ -52,7 +53,7 @@ fn main() {
     drop(giver);
     let granted = Granted { intent: &computed.intent, profile: &computed.profile, policy: &policy };
     let mut on = |event| match event {
-        Event::Observed(seen) => {
+        Event::Observed(seen) | Event::Denied(Denial { observation: seen, .. }) => {
             println!(
                 "confine: {} {} {:?}: {:?}",
                 seen.program,
@@ -62,7 +63,7 @@ fn main() {
             );
         }
         Event::Failed(why) => println!("confine: not started: {why}"),
-        Event::Started | Event::Settled => {}
+        Event::Started | Event::Settled | Event::Executes { .. } => {}
     };
     let collecting = std::thread::spawn(move || waitpid(child, None));
     serve(&taker, &plan, &programs, &[], None, &mut on).unwrap();

@@ -4,10 +4,11 @@
 use std::net::{Ipv4Addr, UdpSocket};
 use std::time::{Duration, Instant};
 
+use nix::unistd::getpid;
 use profiles::intent::Protocol;
 use profiles::plan::{Ports, Reach, SocketPlan};
 use sandbox::cgroup::{OwnCgroup, Unified};
-use sandbox::network::NetworkWall;
+use sandbox::network::{NetworkWall, ProcessNamespace};
 
 const ROUNDS: usize = 21;
 const SENDS: u32 = 200_000;
@@ -41,12 +42,13 @@ fn median(mut times: Vec<Duration>) -> Duration {
 
 /// Loading, attaching.
 fn raise(plan: &SocketPlan) -> (Duration, Duration) {
+    let processes = ProcessNamespace::of(getpid()).unwrap();
     let servers = ["10.96.0.10".parse().unwrap()];
     let (mut loads, mut attaches) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         let cgroup = cgroup();
         let begin = Instant::now();
-        let wall = NetworkWall::load(plan, &servers).unwrap();
+        let wall = NetworkWall::load(plan, &servers, processes).unwrap();
         loads.push(begin.elapsed());
         let begin = Instant::now();
         let denials = wall.attach(cgroup.path()).unwrap();
@@ -98,7 +100,12 @@ fn main() {
     let plan =
         SocketPlan { bind: vec![ports(Protocol::Udp, 0)], reach: vec![everywhere], dns: false, raw: false };
     let plain = child("without");
-    drop(NetworkWall::load(&plan, &[]).unwrap().attach(cgroup.path()).unwrap());
+    drop(
+        NetworkWall::load(&plan, &[], ProcessNamespace::of(getpid()).unwrap())
+            .unwrap()
+            .attach(cgroup.path())
+            .unwrap(),
+    );
     let watched = child("with");
     println!("a datagram: {plain} ns, watched {watched} ns");
     cgroup.remove().unwrap();

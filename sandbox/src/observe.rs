@@ -16,10 +16,11 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use profiles::{Observation, Plan};
 
 use crate::handover::{Message, Taker};
-use crate::network::Denials;
+use crate::network::{Denial, Denials};
 use crate::programs::ResolvedPrograms;
 use crate::sys::seccomp::{self, Answer, Notification};
-use judge::Judge;
+use caller::Caller;
+use judge::{Finding, Judge};
 
 /// What the observer has to say.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +31,17 @@ pub enum Event {
     Failed(String),
     /// Something tried to cross a wall. Repeats are not merged here.
     Observed(Observation),
+    /// A process is about to execute a program, and does not before this was heard. Said where programs of the network wall
+    /// watch: what they refuse is read later, when the process may be gone.
+    Executes {
+        /// The process, as the container counts.
+        pid: u32,
+        /// Path of the program, as the container sees it.
+        program: String,
+    },
+    /// The programs of the network wall refused something to one of the container's processes, whoever serves that one's
+    /// filter. Repeats are not merged here.
+    Denied(Denial),
     /// [`SETTLE`] has passed since the first observation after the last of these: time to write counts of repeats.
     Settled,
 }
@@ -92,7 +104,18 @@ pub fn serve(
     }
     let judge = Judge::new(plan, programs, writable);
     let runtime_executes = judge.sees_execve();
-    Observer { listener, starting: Some(taker), runtime_executes, judge, denials, unsettled: None, on }.run()
+    let watched = plan.sockets.is_some();
+    Observer {
+        listener,
+        starting: Some(taker),
+        runtime_executes,
+        watched,
+        judge,
+        denials,
+        unsettled: None,
+        on,
+    }
+    .run()
 }
 
 /// What comes of a program that nothing is observed of.
@@ -126,6 +149,8 @@ struct Observer<'a> {
     starting: Option<&'a Taker>,
     /// Whether the runtime's own `execve`, the first of all, is still to be seen.
     runtime_executes: bool,
+    /// Whether programs watch the container's sockets.
+    watched: bool,
     judge: Judge<'a>,
     denials: Option<Denials>,
     /// When the first observation was made that no [`Event::Settled`] followed yet.
@@ -163,15 +188,15 @@ impl Observer<'_> {
         let Some(denials) = &mut self.denials else { return };
         let mut last = None;
         for _ in 0..most {
-            let Some(observation) = denials.take() else { break };
+            let Some(denial) = denials.take() else { break };
             self.unsettled.get_or_insert_with(Instant::now);
-            last = Some(observation.clone());
-            (self.on)(Event::Observed(observation));
+            last = Some(denial.clone());
+            (self.on)(Event::Denied(denial));
         }
         // The ring was full: a flood, of which those that were read are the likeliest to have been repeated.
-        if let Some(observation) = last {
+        if let Some(denial) = last {
             for _ in 0..denials.newly_lost() {
-                (self.on)(Event::Observed(observation.clone()));
+                (self.on)(Event::Denied(denial.clone()));
             }
         }
     }
@@ -218,23 +243,28 @@ impl Observer<'_> {
             Err(Errno::ENOENT | Errno::EINTR) => return Ok(()),
             received => received.map_err(failed("receive from"))?,
         }
-        let (answer, observation) = self.decide(&call);
+        let (answer, finding) = self.decide(&call);
+        if let (Finding::Executes(program), true) = (&finding, self.watched) {
+            let pid = Caller::new(call.pid).inner_pid();
+            (self.on)(Event::Executes { pid, program: program.clone() });
+        }
         match seccomp::answer(self.listener.as_fd(), call.id, answer) {
             // As above, after this. What was tried was tried all the same.
             Ok(()) | Err(Errno::ENOENT) => {}
             Err(errno) => return Err(failed("answer")(errno)),
         }
-        if let Some(observation) = observation {
+        if let Finding::Forbidden(observation) = finding {
             self.unsettled.get_or_insert_with(Instant::now);
             (self.on)(Event::Observed(observation));
         }
         Ok(())
     }
 
-    fn decide(&mut self, call: &Notification) -> (Answer, Option<Observation>) {
+    fn decide(&mut self, call: &Notification) -> (Answer, Finding<Observation>) {
         if self.runtime_executes && calls::is_execve(call.data.nr) {
             self.runtime_executes = false;
-            return (Answer::Continue, None);
+            let program = Caller::new(call.pid).text(call.data.args[0]).unwrap_or_default();
+            return (Answer::Continue, Finding::Executes(String::from_utf8_lossy(&program).into_owned()));
         }
         self.judge.decide(call, self.listener.as_fd())
     }

@@ -11,6 +11,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::{Pid, getpid, getppid};
 use rustix::mount::{OpenTreeFlags, open_tree};
 
+use crate::observe::caller::Caller;
 use crate::paths::magic_link;
 use crate::sys::{mounts, process};
 
@@ -45,6 +46,15 @@ fn set_up(keep: &[RawFd], parent: Pid) -> io::Result<()> {
     }
     process::reset_signals()?;
     process::close_others(keep)
+}
+
+/// Most generations that are followed.
+const MAX_ANCESTORS: usize = 64;
+
+/// Process ids of `process` and its ancestors, nearest first, as each one's own process namespace counts.
+pub fn lineage(process: u32) -> impl Iterator<Item = u32> {
+    let callers = std::iter::successors(Some(Caller::new(process)), |caller| caller.parent());
+    callers.take(MAX_ANCESTORS).map(Caller::inner_pid)
 }
 
 /// Puts each descriptor on the number beside it, without close-on-exec, for a program that a child of [`spawn`] is about

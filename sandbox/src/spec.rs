@@ -200,6 +200,12 @@ pub fn writable_volumes(spec: &Spec, plan: &Plan) -> Vec<PathBuf> {
     volumes.filter(|path| !declared(path)).cloned().collect()
 }
 
+/// Whether something is mounted in which another than the container may make unix sockets.
+#[must_use]
+pub fn may_hold_sockets(spec: &Spec) -> bool {
+    spec.mounts().iter().flatten().any(mounts::may_hold_sockets)
+}
+
 /// Takes the pod's own seccomp profile out of the spec, as JSON: our filters are loaded by [`crate::enforce`].
 ///
 /// # Errors

@@ -217,7 +217,7 @@ impl Decision {
         }
     }
 
-    fn walls(self, spec: &mut Spec, rootfs: &Path, identity: Identity) -> Result<Walls, Failure> {
+    fn walls(mut self, spec: &mut Spec, rootfs: &Path, identity: Identity) -> Result<Walls, Failure> {
         let internal = |doing: &str, err: &(dyn std::error::Error + 'static)| Failure::internal(doing, err);
         let (path, cwd) = search_context(spec);
         let command =
@@ -226,6 +226,9 @@ impl Decision {
             programs::resolve(rootfs, plan, command.as_deref(), &path, &cwd)
                 .map_err(|err| internal("cannot find the declared programs", &err))
         };
+        if !sandbox::spec::may_hold_sockets(spec) {
+            self.plan.leave_connect_to_programs();
+        }
         let programs = resolve(&self.plan)?;
         let session = self
             .session

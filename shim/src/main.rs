@@ -30,6 +30,7 @@ mod process;
 mod reaper;
 mod records;
 mod remove;
+mod running;
 mod server;
 mod service;
 mod stdio;

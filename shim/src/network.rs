@@ -1,14 +1,13 @@
 //! A container's cgroup on the v2 hierarchy, where programs watch its sockets. On pure v2 it is the one that libcontainer
 //! makes; beside v1 it is one of our own, for libcontainer makes none there.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use libcgroups::common::{CgroupSetup, get_cgroup_setup};
 use libcontainer::container::Container;
 use nix::unistd::{Pid, getpid};
-use profiles::plan::SocketPlan;
 use sandbox::cgroup::{OwnCgroup, Unified};
-use sandbox::network::{Denials, NetworkWall, name_servers};
+use sandbox::network::{Denials, NetworkWall, ProcessNamespace, name_servers};
 
 use crate::error::{Failure, Kind};
 use crate::walls::{Folders, Walls};
@@ -70,15 +69,14 @@ pub(crate) fn raise(
         container.pid().ok_or_else(|| Failure::new(Kind::Precondition, "the container has no process"))?;
     let cgroup = cgroup_of(Pid::from_raw(pid.as_raw()), folders)?;
     let root = PathBuf::from(format!("/proc/{pid}/root"));
-    raise_at(sockets, &root, &cgroup).map(Some)
-}
-
-fn raise_at(sockets: &SocketPlan, root: &Path, cgroup: &Path) -> Result<Denials, Failure> {
-    let servers = if sockets.dns { name_servers(root) } else { Ok(Vec::new()) };
+    let servers = if sockets.dns { name_servers(&root) } else { Ok(Vec::new()) };
     let servers = servers
         .map_err(|err| Failure::internal("cannot read the container's /etc/resolv.conf for dns", &err))?;
-    NetworkWall::load(sockets, &servers)
-        .and_then(|wall| wall.attach(cgroup))
+    let processes = ProcessNamespace::of(Pid::from_raw(pid.as_raw()))
+        .map_err(|err| Failure::internal("cannot find the container's process namespace", &err))?;
+    NetworkWall::load(sockets, &servers, processes)
+        .and_then(|wall| wall.attach(&cgroup))
+        .map(Some)
         .map_err(|err| Failure::from_error(Kind::Precondition, &err))
 }
 

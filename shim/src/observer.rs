@@ -11,6 +11,7 @@ use crate::child::Answers;
 use crate::error::{Failure, Kind};
 use crate::network;
 use crate::records::Recorder;
+use crate::running::Running;
 use crate::walls::{Folders, Walls};
 
 /// Whose listener it is.
@@ -75,6 +76,7 @@ impl Observer {
             Of::Exec { session: true, .. } => (self.of.exec(), walls.of_session()),
         };
         let mut recorder = walls.recorder(&self.data_dir, exec);
+        let mut running = Running::new(self.folders.execs(), exec);
         let mut denials = None;
         if matches!(self.of, Of::Init) {
             let failed = |err| Failure::internal("cannot start container", &err);
@@ -85,7 +87,7 @@ impl Observer {
         let plan = &walls.plan;
         let served =
             observe::serve(&self.taker, plan, &walls.programs, &walls.writable, denials, &mut |event| {
-                handle(event, &walls, &mut recorder, told)
+                handle(event, &walls, &mut running, &mut recorder, told)
             });
         recorder.settle();
         told.tell(Err(Failure::new(Kind::Internal, "the process ended before its program was started")));
@@ -93,7 +95,7 @@ impl Observer {
     }
 }
 
-fn handle(event: Event, walls: &Walls, recorder: &mut Recorder, told: &mut Told<'_>) {
+fn handle(event: Event, walls: &Walls, running: &mut Running, recorder: &mut Recorder, told: &mut Told<'_>) {
     match event {
         Event::Started => told.tell(Ok(())),
         Event::Failed(why) => {
@@ -101,6 +103,11 @@ fn handle(event: Event, walls: &Walls, recorder: &mut Recorder, told: &mut Told<
         }
         Event::Settled => recorder.settle(),
         Event::Observed(observation) => recorder.observe(observation, |seen| walls.allow(seen)),
+        Event::Executes { pid, program } => running.executes(pid, program),
+        Event::Denied(denial) => {
+            let (exec, observation) = running.attribute(denial);
+            recorder.observe_of(exec, observation, |seen| walls.allow(seen));
+        }
     }
 }
 

@@ -28,6 +28,7 @@ use crate::lifecycle::{Lifecycle, Step};
 use crate::observer::{Observer, Of};
 use crate::reaper::{Exit, Reaper};
 use crate::remove;
+use crate::running;
 use crate::stdio::{self, Owner, Prepared, ProcessStdio, StdioRequest};
 use crate::walls::Folders;
 
@@ -292,6 +293,7 @@ impl Pod {
         match &target.exec {
             Some(exec) => self.containers.with(&target.id, |container| {
                 container.execs.remove(exec);
+                running::forget(&folders.execs(), exec.as_str());
                 Ok(())
             })?,
             None => self.remove(target, pid, exit, folders, bundle).await?,

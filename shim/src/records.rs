@@ -74,7 +74,7 @@ pub(crate) struct Recorder {
     spool: Spool,
     context: Context,
     node: String,
-    repeats: BTreeMap<Observation, Repeats>,
+    repeats: BTreeMap<(Option<String>, Observation), Repeats>,
 }
 
 /// Repeats of an observation that no record counts yet.
@@ -95,27 +95,39 @@ impl Recorder {
     /// Records an observation: at once the first time, counted from then on until [`Recorder::settle`].
     pub(crate) fn observe(
         &mut self,
+        observation: Observation,
+        allow: impl FnOnce(&Observation) -> Result<Allow, String>,
+    ) {
+        self.observe_of(self.context.exec.clone(), observation, allow);
+    }
+
+    /// As [`Recorder::observe`], of a process of the exec `exec`.
+    pub(crate) fn observe_of(
+        &mut self,
+        exec: Option<String>,
         mut observation: Observation,
         allow: impl FnOnce(&Observation) -> Result<Allow, String>,
     ) {
         let pid = std::mem::take(&mut observation.pid);
-        if let Some(repeats) = self.repeats.get_mut(&observation) {
+        let key = (exec, observation);
+        if let Some(repeats) = self.repeats.get_mut(&key) {
             repeats.count += 1;
             return;
         }
         if self.repeats.len() >= MAX_KEYS {
             self.settle();
         }
+        let (exec, observation) = key;
         let allow = allow(&Observation { pid, ..observation.clone() });
-        self.write(&observation, pid, 1, &allow);
-        self.repeats.insert(observation, Repeats { allow, count: 0 });
+        self.write(&exec, &observation, pid, 1, &allow);
+        self.repeats.insert((exec, observation), Repeats { allow, count: 0 });
     }
 
     /// Writes how often each observation was repeated, and forgets them.
     pub(crate) fn settle(&mut self) {
-        for (observation, repeats) in std::mem::take(&mut self.repeats) {
+        for ((exec, observation), repeats) in std::mem::take(&mut self.repeats) {
             if repeats.count > 0 {
-                self.write(&observation, 0, repeats.count, &repeats.allow);
+                self.write(&exec, &observation, 0, repeats.count, &repeats.allow);
             }
         }
     }
@@ -124,7 +136,7 @@ impl Recorder {
     pub(crate) fn notices(&mut self, notices: &[Notice]) {
         for notice in notices {
             let (observation, allow) = record::from_notice(notice);
-            self.write(&observation, 0, 1, &allow);
+            self.write(&self.context.exec, &observation, 0, 1, &allow);
         }
     }
 
@@ -144,10 +156,23 @@ impl Recorder {
             pid: 0,
             program: String::new(),
         };
-        self.write(&observation, 0, 1, &Err("this node cannot give that wall in full".to_owned()));
+        self.write(
+            &self.context.exec,
+            &observation,
+            0,
+            1,
+            &Err("this node cannot give that wall in full".to_owned()),
+        );
     }
 
-    fn write(&self, observation: &Observation, pid: u32, count: u64, allow: &Result<Allow, String>) {
+    fn write(
+        &self,
+        exec: &Option<String>,
+        observation: &Observation,
+        pid: u32,
+        count: u64,
+        allow: &Result<Allow, String>,
+    ) {
         let context = &self.context;
         let (allow, because) = match allow {
             Ok(allow) => (Some(allow.clone()), None),
@@ -162,7 +187,7 @@ impl Recorder {
             container: record::Container {
                 id: context.identity.id.clone(),
                 name: context.identity.name.clone(),
-                exec: context.exec.clone(),
+                exec: exec.clone(),
             },
             image: context.image.clone(),
             profile: context.profile.clone(),

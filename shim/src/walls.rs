@@ -212,6 +212,11 @@ impl Folders {
         self.base.join(format!("{name}.json"))
     }
 
+    /// Where execs' observers note what their processes run.
+    pub(crate) fn execs(&self) -> PathBuf {
+        self.base.join("execs")
+    }
+
     fn walls(&self) -> PathBuf {
         self.base.join("walls.json")
     }

@@ -95,6 +95,18 @@ impl SeccompPlan {
         self.calls.get(&number).and_then(|rules| decide(rules, args)).unwrap_or(self.unknown)
     }
 
+    /// Lets through what of a call was observed.
+    pub(super) fn no_longer_observe(&mut self, name: &str) {
+        let number =
+            syscalls::numbered(self.arch).find(|(_, known)| *known == name).map(|(number, _)| number);
+        if let Some(rules) = number.and_then(|number| self.calls.get_mut(&number)) {
+            for rule in rules.iter_mut().filter(|rule| rule.action == Action::Observe) {
+                rule.action = Action::Allow;
+            }
+            *rules = simplified(std::mem::take(rules));
+        }
+    }
+
     pub(super) fn calls_allowed(&self) -> usize {
         let through = |action: Action| matches!(action, Action::Allow | Action::Observe | Action::Log);
         self.calls.values().filter(|rules| rules.iter().any(|rule| through(rule.action))).count()

@@ -162,6 +162,26 @@ fn sockets_are_those_that_the_declaration_asks_for() {
 }
 
 #[test]
+fn connecting_is_left_to_programs_that_stand_and_to_nobody_else() {
+    let left = |mut plan: Plan| {
+        plan.leave_connect_to_programs();
+        ["connect", "bind", "listen", "execve"].map(|call| answer(&plan, call, &[]))
+    };
+    let observed = [Action::Observe; 4];
+    let mut but_connect = observed;
+    but_connect[0] = Action::Allow;
+    let labels = [("connect", "443/tcp unix:/run/x")];
+    assert_eq!(left(planned(&labels)), but_connect);
+    assert_eq!(left(plan(&profile("keep", &labels), &NO_BPF).unwrap()), observed);
+    assert_eq!(left(planned(&[("connect", "unix:/run/x")])), observed, "no programs watch unix sockets");
+    assert_eq!(
+        left(plan(&profile("keep-permissive", &labels), &HOST).unwrap()),
+        observed,
+        "audit mode has no programs"
+    );
+}
+
+#[test]
 fn the_programs_get_ports_of_both_protocols_and_networks_of_both_families() {
     let sockets = |pairs| planned(pairs).sockets;
     let plan =
@@ -260,14 +280,19 @@ fn on_aarch64_the_same_calls_have_that_architectures_numbers() {
 
 #[test]
 fn landlock_gets_the_tcp_ports_and_whoever_declares_one_may_bind_to_port_0() {
-    let plan = planned(&[("listen", "80/tcp 53/udp"), ("connect", "10.0.0.0/8:443/tcp 440-442/tcp dns")]);
-    let landlock = plan.landlock.unwrap();
+    let without = |pairs| super::plan(&profile("keep", pairs), &NO_BPF).unwrap().landlock.unwrap();
+    let labels = [("listen", "80/tcp 53/udp"), ("connect", "10.0.0.0/8:443/tcp 440-442/tcp dns")];
+    let landlock = without(&labels);
     assert_eq!(landlock.abi, 7);
     assert_eq!(landlock.bind_tcp, Some(vec![(0, 0), (80, 80)]));
     assert_eq!(landlock.connect_tcp, Some(vec![(53, 53), (440, 443)]));
-    let quiet = planned(&[("listen", "80/tcp")]).landlock.unwrap();
+    let beside_programs = planned(&labels).landlock.unwrap();
+    assert_eq!((beside_programs.bind_tcp, beside_programs.connect_tcp), (landlock.bind_tcp, None));
+    let no_sockets = planned(&[]).landlock.unwrap();
+    assert_eq!((no_sockets.bind_tcp, no_sockets.connect_tcp), (Some(vec![]), Some(vec![])));
+    let quiet = without(&[("listen", "80/tcp")]);
     assert_eq!((quiet.bind_tcp, quiet.connect_tcp), (Some(vec![(0, 0), (80, 80)]), Some(vec![])));
-    let silent = planned(&[("listen", "53/udp")]).landlock.unwrap();
+    let silent = without(&[("listen", "53/udp")]);
     assert_eq!((silent.bind_tcp, silent.connect_tcp), (Some(vec![]), Some(vec![])));
     let newer = super::plan(&profile("keep", &[]), &HostFacts { landlock_abi: 9, ..HOST }).unwrap();
     assert_eq!(newer.landlock.unwrap().abi, 7);

@@ -68,6 +68,7 @@ pub(super) enum Helper {
     MapUpdate = 2,
     CurrentProcess = 14,
     CurrentCommand = 16,
+    CurrentProcessIn = 120,
     RingOutput = 130,
 }
 
@@ -149,6 +150,12 @@ impl Assembler {
     /// `to = map`
     pub(super) fn map(&mut self, to: Register, map: RawFd) -> &mut Self {
         self.push(WIDE, to, MAP_DESCRIPTOR, 0, map).push(0, Register::R0, 0, 0, 0)
+    }
+
+    /// `to = value`, of 64 bits
+    pub(super) fn wide(&mut self, to: Register, value: u64) -> &mut Self {
+        let (low, high) = ((value as u32).cast_signed(), ((value >> 32) as u32).cast_signed());
+        self.push(WIDE, to, 0, 0, low).push(0, Register::R0, 0, 0, high)
     }
 
     /// `R0 = helper(R1, ...)`

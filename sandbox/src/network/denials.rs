@@ -30,13 +30,33 @@ pub struct Denials {
     /// Whether process ids as the kernel counts them are this process's too.
     same_namespace: bool,
     /// Who was refused last: floods come from one process.
-    last: Option<(Who, (u32, String))>,
+    last: Option<(Who, Identity)>,
+}
+
+/// Something that the programs refused, and who tried.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Denial {
+    /// What was refused. Of a process that was gone when it was looked for the program is the command name, cut by the kernel,
+    /// and the id is known from Linux 6.10 on.
+    pub observation: Observation,
+    /// Id of the process in this one's process namespace, if it still ran when it was looked for.
+    pub process: Option<u32>,
+}
+
+/// A process in the words of records.
+#[derive(Debug, Clone, Default)]
+struct Identity {
+    process: Option<u32>,
+    inner_pid: u32,
+    program: String,
 }
 
 /// A process as the programs know it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Who {
+    /// As the kernel counts, and as the container does; 0 where that is not known.
     process: u32,
+    inner_pid: u32,
     command: String,
 }
 
@@ -48,11 +68,9 @@ impl Denials {
     }
 
     /// The next denial, if there is one.
-    pub(crate) fn take(&mut self) -> Option<Observation> {
-        match self.ring.take::<DENIAL>() {
-            Some(bytes) => self.observation(&bytes),
-            None => None,
-        }
+    pub(crate) fn take(&mut self) -> Option<Denial> {
+        let bytes = self.ring.take::<DENIAL>()?;
+        self.denial(&bytes)
     }
 
     /// How many more were refused than could be told of, since the last time this was asked.
@@ -63,7 +81,7 @@ impl Denials {
         new
     }
 
-    fn observation(&mut self, bytes: &[u8; DENIAL]) -> Option<Observation> {
+    fn denial(&mut self, bytes: &[u8; DENIAL]) -> Option<Denial> {
         let process = word(bytes, 0)?;
         // The upper half of the 64 bits is the process, the lower one the thread.
         let process = if cfg!(target_endian = "little") { word(bytes, 4)? } else { process };
@@ -72,52 +90,64 @@ impl Denials {
         let kind = word(bytes, 28)?;
         let operation = if kind & CONNECTS == 0 { "sendmsg" } else { "connect" };
         let protocol = if kind & !CONNECTS == libc::IPPROTO_TCP.cast_unsigned() { "tcp" } else { "udp" };
-        let command = bytes.get(32..)?.split(|byte| *byte == 0).next()?;
-        let who = Who { process, command: String::from_utf8_lossy(command).into_owned() };
-        let (pid, program) = self.identity(who);
+        let command = bytes.get(32..48)?.split(|byte| *byte == 0).next()?;
+        let command = String::from_utf8_lossy(command).into_owned();
+        let who = Who { process, inner_pid: word(bytes, 52)?, command };
+        let who = self.identity(who);
         let address = SocketAddr::new(IpAddr::from(Ipv6Addr::from(address)).to_canonical(), port);
-        Some(Observation {
+        let observation = Observation {
             wall: Wall::Network,
             operation: operation.to_owned(),
             object: format!("{address}/{protocol}"),
             verdict: Verdict::Denied,
             errno: Some("EPERM".to_owned()),
-            pid,
-            program,
-        })
+            pid: who.inner_pid,
+            program: who.program,
+        };
+        Some(Denial { observation, process: who.process })
     }
 
-    fn identity(&mut self, who: Who) -> (u32, String) {
+    fn identity(&mut self, who: Who) -> Identity {
         match &self.last {
             Some((last, identity)) if *last == who => identity.clone(),
             _ => {
-                let identity = self.find(&who).unwrap_or_else(|| (0, who.command.clone()));
+                let gone =
+                    || Identity { process: None, inner_pid: who.inner_pid, program: who.command.clone() };
+                let identity = self.find(&who).unwrap_or_else(gone);
                 self.last = Some((who, identity.clone()));
                 identity
             }
         }
     }
 
-    /// Process id in the container and program of who was refused, if it still runs. In a process namespace beneath the first
-    /// one the kernel's number says nothing: there it is the process of the cgroup that has the command name, if only one
-    /// program has it.
-    fn find(&self, who: &Who) -> Option<(u32, String)> {
+    /// Who was refused, if it still runs. In a process namespace beneath the first one the kernel's number says nothing: there it
+    /// is the process of the cgroup that has the container's number, or else the command name, if only one program has it.
+    fn find(&self, who: &Who) -> Option<Identity> {
         use crate::observe::caller::Caller;
+        let identity = |pid: u32| {
+            let caller = Caller::new(pid);
+            let (inner_pid, program) = (caller.inner_pid(), caller.program());
+            (!program.is_empty()).then_some(Identity { process: Some(pid), inner_pid, program })
+        };
         if self.same_namespace {
-            let caller = Caller::new(who.process);
-            return Some((caller.inner_pid(), caller.program())).filter(|(_, program)| !program.is_empty());
+            return identity(who.process);
         }
         let all = fs::read_to_string(self.cgroup.join("cgroup.procs")).ok()?;
-        let pids = all.lines().filter_map(|line| line.parse::<u32>().ok());
+        let mut pids = all.lines().filter_map(|line| line.parse::<u32>().ok());
+        if who.inner_pid != 0 {
+            return pids.find(|pid| Caller::new(*pid).inner_pid() == who.inner_pid).and_then(identity);
+        }
         let named = pids.filter(|pid| {
             let command = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
             command.trim_end_matches('\n').bytes().take(COMMAND).eq(who.command.bytes())
         });
-        let found: Vec<Caller> = named.map(Caller::new).collect();
-        let program = found.first()?.program();
+        let found: Vec<Identity> = named.filter_map(identity).collect();
         match &found[..] {
-            [one] => Some((one.inner_pid(), program)),
-            [_, others @ ..] => others.iter().all(|other| other.program() == program).then_some((0, program)),
+            [one] => Some(one.clone()),
+            [one, others @ ..] => others
+                .iter()
+                .all(|other| other.program == one.program)
+                .then(|| Identity { program: one.program.clone(), ..Identity::default() }),
             [] => None,
         }
     }

@@ -22,7 +22,8 @@ use profiles::intent::Protocol;
 use profiles::plan::SocketPlan;
 
 pub use assembler::BadJump;
-pub use denials::Denials;
+pub use denials::{Denial, Denials};
+pub use programs::ProcessNamespace;
 pub use tables::TooMuch;
 
 use crate::paths::Root;
@@ -82,21 +83,29 @@ pub enum NetworkError {
 }
 
 impl NetworkWall {
-    /// Loads the programs of a plan; `servers` are the container's name servers. Raises this process's soft limit of
-    /// locked memory, so that it is not for one that becomes a container's.
+    /// Loads the programs of a plan; `servers` are the container's name servers, `processes` is its process namespace, by
+    /// which denials name who was refused from Linux 6.10 on. Raises this process's soft limit of locked memory, so that it is
+    /// not for one that becomes a container's.
     ///
     /// # Errors
     /// When the plan does not fit, or the kernel refuses.
-    pub fn load(plan: &SocketPlan, servers: &[IpAddr]) -> Result<Self, NetworkError> {
+    pub fn load(
+        plan: &SocketPlan,
+        servers: &[IpAddr],
+        processes: ProcessNamespace,
+    ) -> Result<Self, NetworkError> {
         let tables = Tables::of(plan, servers)?;
         raise_locked_memory().map_err(|errno| kernel("raise the limit of locked memory")(errno.into()))?;
         let answers = plan.bind.iter().any(|ports| ports.protocol == Protocol::Udp && ports.last > 0);
         let maps = OwnedMaps::filled(&tables, answers)?;
-        let load = |(name, hook)| {
-            let program = programs::program(hook, maps.descriptors(), plan.raw)?;
+        let load = |(name, hook), processes| {
+            let program = programs::program(hook, Maps { processes, ..maps.descriptors() }, plan.raw)?;
             Ok((hook, bpf::load(name, hook, &program).map_err(kernel("load a program"))?))
         };
-        let programs = hooks(answers, plan.raw).map(load).collect::<Result<_, NetworkError>>()?;
+        let load = |processes| hooks(answers, plan.raw).map(|hook| load(hook, processes)).collect();
+        let programs: Result<_, NetworkError> = load(Some(processes));
+        // Kernels before 6.10 do not let these programs ask for it: `EINVAL`.
+        let programs = programs.or_else(|_| load(None))?;
         let denials = Ring::new(maps.denials, RING as usize).map_err(kernel("read the ring of denials"))?;
         Ok(Self { programs, denials, lost: maps.lost })
     }
@@ -167,6 +176,7 @@ impl OwnedMaps {
             denials: self.denials.as_raw_fd(),
             lost: self.lost.as_raw_fd(),
             peers: self.peers.as_ref().map(AsRawFd::as_raw_fd),
+            processes: None,
         }
     }
 }

@@ -1,6 +1,11 @@
 //! The programs. Each looks one address and port up, in time that does not depend on how much was declared.
 
+use std::io;
 use std::os::fd::RawFd;
+use std::path::Path;
+
+use nix::sys::stat::stat;
+use nix::unistd::Pid;
 
 use super::assembler::Operation::{Add, And, Move, Or, ShiftLeft, ShiftRight};
 use super::assembler::Register::{R0, R1, R2, R3, R4, R5, R6, R7, R8, R9, R10};
@@ -37,12 +42,12 @@ mod stack {
     pub(super) const ADDRESS: i16 = KEY + 4;
     /// Key of sets, and a value of peers.
     pub(super) const INDEX: i16 = -28;
-    pub(super) const DENIAL: i16 = -80;
+    pub(super) const DENIAL: i16 = -88;
 }
 
 /// A denial as the programs write it: `u64` process and thread, 16 bytes address, `u32` port, `u32` protocol and flags, 16
-/// bytes command name.
-pub(super) const DENIAL: usize = 48;
+/// bytes command name; `u32` thread, `u32` process as the container counts them, or zeroes.
+pub(super) const DENIAL: usize = 56;
 
 /// Flag of a denial: a connect(2), not a datagram.
 pub(super) const CONNECTS: u32 = 1 << 16;
@@ -59,6 +64,26 @@ pub(super) struct Maps {
     pub(super) lost: RawFd,
     /// Who wrote to declared UDP ports, where there are any.
     pub(super) peers: Option<RawFd>,
+    /// By whose count denials name processes besides the kernel's own.
+    pub(super) processes: Option<ProcessNamespace>,
+}
+
+/// A process namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProcessNamespace {
+    device: u64,
+    inode: u64,
+}
+
+impl ProcessNamespace {
+    /// That of a process.
+    ///
+    /// # Errors
+    /// When there is no such process.
+    pub fn of(pid: Pid) -> io::Result<Self> {
+        let namespace = stat(Path::new(&format!("/proc/{pid}/ns/pid")))?;
+        Ok(Self { device: namespace.st_dev, inode: namespace.st_ino })
+    }
 }
 
 /// The program of one hook; `raw` lets ping sockets through, which have no ports.
@@ -139,30 +164,46 @@ fn reach(hook: Hook, maps: Maps, raw: bool) -> Result<Vec<Instruction>, BadJump>
     look_into_set(&mut program, maps, yes, no);
     program.place(no);
     let sends = matches!(hook, Hook::Send4 | Hook::Send6);
+    let told = program.label();
     if let Some(peers) = maps.peers {
         let stranger = program.label();
         peer_key(&mut program, stranger);
         look_up(&mut program, peers, stack::KEY);
         program.jump_if(R0, NotEqual, 0, yes);
         if !sends {
-            // The listener cannot know whom a server may connect to, and leaves its declared ports to this program.
-            let server = program.label();
-            local_port_in_first_set(&mut program, maps, server, refuse);
-            program.place(server).load(Size::Word, R7, R10, stack::KEY).value(And, R7, 0xffff);
-            tell(&mut program, maps, CONNECTS);
+            // Of a declared server everything is told: it has no reason to ask where it may connect.
+            let (server, other) = (program.label(), program.label());
+            local_port_in_first_set(&mut program, maps, server, other);
+            for (place, next) in [(server, told), (other, stranger)] {
+                program.place(place).load(Size::Word, R7, R10, stack::KEY).value(And, R7, 0xffff).jump(next);
+            }
         }
         program.place(stranger);
     }
-    // All other connect(2) the listener sees itself.
-    if sends {
-        tell(&mut program, maps, 0);
+    if !sends {
+        leave_untold(&mut program, maps, refuse, told);
     }
+    program.place(told);
+    tell(&mut program, maps, if sends { 0 } else { CONNECTS });
     program.jump(refuse).place(portless);
     if raw {
         program.jump_if(R8, Equal, libc::IPPROTO_ICMP, yes).jump_if(R8, Equal, libc::IPPROTO_ICMPV6, yes);
     }
     program.place(refuse).exit(0).place(yes).exit(1);
     program.finish()
+}
+
+/// Goes to `refuse` with a connect(2) of a UDP socket of which nothing is to be told, with others to `told`: resolvers sort
+/// addresses by connecting UDP sockets to where TCP will be, send nothing, and do without; and port 0, where nothing is, is how
+/// a process of the runtime's makes sure that the wall stands.
+fn leave_untold(program: &mut Assembler, maps: Maps, refuse: Label, told: Label) {
+    program.jump_if(R8, NotEqual, UDP, told).jump_if(R7, Equal, 0, refuse);
+    program.store_value(R10, stack::KEY, 128);
+    look_up(program, maps.networks, stack::KEY);
+    program.jump_if(R0, Equal, 0, told).load(Size::Word, R1, R0, 0).store(Size::Word, R10, stack::INDEX, R1);
+    // TCP's bits come first.
+    program.value(Move, R9, 0);
+    look_into_set(program, maps, refuse, told);
 }
 
 /// Puts onto the stack the key of the peer at the address there and R7's port, of the socket's own port, which stays in R9;
@@ -195,6 +236,17 @@ fn tell(program: &mut Assembler, maps: Maps, flags: u32) {
     program.store(Size::Word, R10, stack::DENIAL + 24, R7).store(Size::Word, R10, stack::DENIAL + 28, R8);
     program.with(Move, R1, R10).value(Add, R1, (stack::DENIAL + 32).into()).value(Move, R2, 16);
     program.call(Helper::CurrentCommand);
+    let own = stack::DENIAL + 48;
+    match maps.processes {
+        Some(ProcessNamespace { device, inode }) => {
+            program.wide(R1, device).wide(R2, inode).with(Move, R3, R10).value(Add, R3, own.into());
+            // It fills with zeroes where the process is in another namespace still.
+            program.value(Move, R4, 8).call(Helper::CurrentProcessIn);
+        }
+        None => {
+            program.store_value(R10, own, 0).store_value(R10, own + 4, 0);
+        }
+    }
     program.map(R1, maps.denials).with(Move, R2, R10).value(Add, R2, stack::DENIAL.into());
     program.value(Move, R3, DENIAL as i32).value(Move, R4, 0).call(Helper::RingOutput);
     program.jump_if(R0, Equal, 0, told).store_value(R10, stack::INDEX, 0);

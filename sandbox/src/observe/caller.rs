@@ -100,6 +100,11 @@ impl Caller {
         self.status("NStgid:").and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0)
     }
 
+    /// Its parent; none where that is outside of this process's pid namespace, or the caller is gone.
+    pub(crate) fn parent(self) -> Option<Self> {
+        self.status("PPid:").filter(|pid| *pid > 0).map(|pid| Self(Pid::from_raw(pid)))
+    }
+
     /// Last number on the line of /proc/PID/status that begins with `key`.
     fn status(self, key: &str) -> Option<i32> {
         let mut text = String::new();

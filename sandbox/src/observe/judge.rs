@@ -55,6 +55,23 @@ struct Forbidden {
     errno: Option<Errno>,
 }
 
+/// What comes of looking at a call.
+#[derive(Debug)]
+pub(super) enum Finding<F> {
+    /// Nothing to tell.
+    Nothing,
+    /// It is forbidden.
+    Forbidden(F),
+    /// It is about to execute this program.
+    Executes(String),
+}
+
+impl<F> Finding<F> {
+    fn of(forbidden: Option<F>) -> Self {
+        forbidden.map_or(Self::Nothing, Self::Forbidden)
+    }
+}
+
 impl<'a> Judge<'a> {
     pub(super) fn new(plan: &'a Plan, programs: &'a ResolvedPrograms, volumes: &[PathBuf]) -> Self {
         let declared = plan.write.iter().flatten().map(|path| PathBuf::from(path.as_str()));
@@ -77,22 +94,24 @@ impl<'a> Judge<'a> {
         action == Some(Action::Observe)
     }
 
-    /// The answer to `call`, and what there is to record of it.
+    /// The answer to `call`, and what there is to tell of it.
     pub(super) fn decide(
         &self,
         call: &Notification,
         listener: BorrowedFd<'_>,
-    ) -> (Answer, Option<Observation>) {
+    ) -> (Answer, Finding<Observation>) {
         let caller = Caller::new(call.pid);
-        let (answer, forbidden) = match self.action(call) {
+        let (answer, finding) = match self.action(call) {
             Action::Refuse(errno) => self.refuse(call, i32::from(errno)),
             _ => self.observe(call, caller, listener),
         };
-        let record = |forbidden: Forbidden| self.record(forbidden, call, caller);
-        let observation = forbidden.map(record);
+        let finding = match finding {
+            Finding::Forbidden(forbidden) => Finding::Forbidden(self.record(forbidden, call, caller)),
+            Finding::Executes(program) => Finding::Executes(program),
+            Finding::Nothing => return (answer, Finding::Nothing),
+        };
         // What was read may be another process's if the caller died meanwhile.
-        let observation = observation.filter(|_| still_waits(listener, call));
-        (answer, observation)
+        (answer, if still_waits(listener, call) { finding } else { Finding::Nothing })
     }
 
     fn action(&self, call: &Notification) -> Action {
@@ -102,15 +121,15 @@ impl<'a> Judge<'a> {
         }
     }
 
-    fn refuse(&self, call: &Notification, errno: i32) -> (Answer, Option<Forbidden>) {
-        let forbidden = Forbidden {
+    fn refuse(&self, call: &Notification, errno: i32) -> (Answer, Finding<Forbidden>) {
+        let forbidden = Finding::Forbidden(Forbidden {
             wall: Wall::Syscall,
             object: words::call(call.data.nr, &call.data.args),
             errno: Some(Errno::from_raw(errno)),
-        };
+        });
         match self.plan.mode {
-            Mode::Enforce => (Answer::Errno(errno), Some(forbidden)),
-            Mode::Audit => (Answer::Continue, Some(forbidden)),
+            Mode::Enforce => (Answer::Errno(errno), forbidden),
+            Mode::Audit => (Answer::Continue, forbidden),
         }
     }
 
@@ -119,27 +138,31 @@ impl<'a> Judge<'a> {
         call: &Notification,
         caller: Caller,
         listener: BorrowedFd<'_>,
-    ) -> (Answer, Option<Forbidden>) {
+    ) -> (Answer, Finding<Forbidden>) {
         let Some(kind) = calls::call(call.data.nr) else {
             // Only audit mode observes what it would else refuse.
             let object = words::call(call.data.nr, &call.data.args);
-            return (Answer::Continue, Some(Forbidden { wall: Wall::Syscall, object, errno: None }));
+            let forbidden = Forbidden { wall: Wall::Syscall, object, errno: None };
+            return (Answer::Continue, Finding::Forbidden(forbidden));
         };
         let arguments = &call.data.args;
-        let forbidden = match kind {
-            Call::Listen => return self.listen(call, caller, listener),
-            Call::Bind => self.bind(arguments, caller),
-            Call::Connect => self.connect(arguments, caller),
-            Call::Execute(at) => {
-                let forbidden = self.execute(at, arguments, caller);
-                if forbidden.is_none() {
-                    self.last_caller.take();
-                }
-                forbidden
+        let finding = match kind {
+            Call::Listen => {
+                let (answer, forbidden) = self.listen(call, caller, listener);
+                return (answer, Finding::of(forbidden));
             }
-            _ => self.write(kind, arguments, caller),
+            Call::Bind => Finding::of(self.bind(arguments, caller)),
+            Call::Connect => Finding::of(self.connect(arguments, caller)),
+            Call::Execute(at) => match self.execute(at, arguments, caller) {
+                Err(forbidden) => Finding::Forbidden(forbidden),
+                Ok(program) => {
+                    self.last_caller.take();
+                    program.map_or(Finding::Nothing, Finding::Executes)
+                }
+            },
+            _ => Finding::of(self.write(kind, arguments, caller)),
         };
-        (Answer::Continue, forbidden)
+        (Answer::Continue, finding)
     }
 
     fn record(&self, forbidden: Forbidden, call: &Notification, caller: Caller) -> Observation {

@@ -133,21 +133,9 @@ impl Network {
         })
     }
 
-    /// Whether this is a resolver that sorts addresses: it connects UDP sockets to where TCP will be, and sends nothing. The
-    /// wall refuses it, and the resolver does without.
-    pub(super) fn is_address_sorting(
-        &self,
-        Place(address, protocol): Place,
-        servers: impl Fn() -> Vec<IpAddr>,
-    ) -> bool {
-        let tcp = Place(address, Protocol::Tcp);
-        self.programs && protocol == Protocol::Udp && self.may_connect(tcp, servers)
-    }
-
-    /// Whether this is a declared UDP server's, bound to `own`, which may connect to who wrote to it: that the programs know,
-    /// and tell what they refuse.
-    pub(super) fn is_told_by_programs(&self, Place(_, protocol): Place, own: u16) -> bool {
-        self.programs && protocol == Protocol::Udp && self.may_listen(own, Protocol::Udp)
+    /// Whether cgroup-BPF programs watch connections.
+    pub(super) fn has_programs(&self) -> bool {
+        self.programs
     }
 
     /// With what the kernel stops a binding that is not declared, if it does: Landlock is asked first, and knows TCP ports
@@ -233,18 +221,8 @@ mod tests {
         assert_eq!(network.stops_connect(tcp("11.0.0.1:443")), None, "and no address");
         assert_eq!(network.stops_connect(udp), None);
         let programs = Network { programs: true, ..network };
-        assert_eq!(programs.stops_connect(tcp("10.0.0.1:80")), Some(Errno::EACCES), "Landlock comes first");
-        assert_eq!(programs.stops_connect(tcp("11.0.0.1:443")), Some(Errno::EPERM));
-        assert_eq!(programs.stops_connect(udp), Some(Errno::EPERM));
-    }
-
-    #[test]
-    fn a_resolver_that_sorts_addresses_is_not_recorded() {
-        let network = Network { programs: true, ..network(&["10.0.0.0/8:443/tcp"], &[(443, 443)]) };
-        let udp = |address: &str| Place(address.parse().unwrap(), Protocol::Udp);
-        let sorts = |place| network.is_address_sorting(place, Vec::new);
-        assert!(sorts(udp("10.1.2.3:443")) && !network.may_connect(udp("10.1.2.3:443"), Vec::new));
-        assert!(!sorts(udp("10.1.2.3:53")) && !sorts(udp("11.0.0.1:443")) && !sorts(tcp("10.1.2.3:443")));
+        assert_eq!(programs.stops_bind(tcp("10.0.0.1:80")), Some(Errno::EACCES), "Landlock comes first");
+        assert_eq!(programs.stops_bind(udp), Some(Errno::EPERM));
     }
 
     #[test]

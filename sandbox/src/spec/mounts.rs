@@ -80,6 +80,24 @@ pub(super) fn is_writable_volume(mount: &Mount) -> bool {
     is_bind(mount) && !is_read_only(mount) && (!of_the_runtime || path == Path::new(TERMINATION_LOG))
 }
 
+/// Folders that the kubelet fills itself, beneath a pod's own: nobody makes a socket there.
+const KUBELET_FILLS: [&str; 4] = [
+    "kubernetes.io~configmap",
+    "kubernetes.io~downward-api",
+    "kubernetes.io~projected",
+    "kubernetes.io~secret",
+];
+
+/// Whether another than the container may make unix sockets in what is mounted: in a folder of the node's. A pod's /dev/shm is
+/// its containers' alone.
+pub(super) fn may_hold_sockets(mount: &Mount) -> bool {
+    let Some(source) = mount.source().as_ref().filter(|_| is_bind(mount)) else { return false };
+    let of_the_pod = mount.destination() == Path::new("/dev/shm") && source != Path::new("/dev/shm");
+    let of_the_kubelet =
+        is_read_only(mount) && source.iter().any(|part| KUBELET_FILLS.iter().any(|folder| part == *folder));
+    !of_the_pod && !of_the_kubelet && !source.is_file()
+}
+
 pub(super) fn is_bind(mount: &Mount) -> bool {
     kind(mount) == "bind" || has(mount, "bind") || has(mount, "rbind")
 }

@@ -197,6 +197,28 @@ fn only_volumes_that_the_deployer_made_writable_are_writable() {
 }
 
 #[test]
+fn unix_sockets_may_be_in_folders_of_the_node_and_nowhere_else() {
+    let image = image();
+    let folder = image.path().to_str().unwrap();
+    let projected = image.path().join("kubernetes.io~projected/token");
+    fs::create_dir_all(&projected).unwrap();
+    let holds = |destination: &str, kind: &str, source: &str, access: &str| {
+        let options = vec![access.to_owned()];
+        let mut spec = Spec::default();
+        spec.set_mounts(Some(vec![mounts::mount(Path::new(destination), kind, source.into(), options)]));
+        may_hold_sockets(&spec)
+    };
+    assert!(holds("/data", "bind", folder, "ro") && holds("/data", "bind", folder, "rw"));
+    assert!(holds("/run/x.sock", "bind", "/no/such/socket", "ro"), "what cannot be looked at may be one");
+    assert!(holds("/dev/shm", "bind", "/dev/shm", "rw"), "the node's");
+    assert!(!holds("/dev/shm", "bind", "/run/pod/shm", "rw"), "the pod's");
+    assert!(!holds("/data", "tmpfs", "tmpfs", "rw") && !holds("/proc", "proc", "proc", "rw"));
+    assert!(!holds("/etc/hosts", "bind", "/etc/hostname", "rw"), "a file");
+    let projected = projected.to_str().unwrap();
+    assert!(!holds("/var/run/secrets/x", "bind", projected, "ro") && holds("/x", "bind", projected, "rw"));
+}
+
+#[test]
 fn the_image_is_covered_before_write_paths_beneath_which_stay_writable() {
     let image = image();
     for file in ["usr/local/bin/run", "usr/local/lib/a.so"] {

@@ -21,7 +21,7 @@ use profiles::{Observation, Plan, syscalls};
 use sandbox::cgroup::{OwnCgroup, Unified};
 use sandbox::enforce::{Enforced, Prepared};
 use sandbox::facts::{NATIVE, probe};
-use sandbox::network::{Denials, NetworkWall};
+use sandbox::network::{Denial, Denials, NetworkWall, ProcessNamespace};
 use sandbox::observe::{Event, serve};
 use sandbox::programs::{ResolvedPrograms, resolve};
 use sandbox::{handover, process};
@@ -150,8 +150,8 @@ impl Outcome {
 
     pub(crate) fn observations(&self) -> impl Iterator<Item = &Observation> {
         self.events.iter().filter_map(|event| match event {
-            Event::Observed(observation) => Some(observation),
-            Event::Started | Event::Settled | Event::Failed(_) => None,
+            Event::Observed(observation) | Event::Denied(Denial { observation, .. }) => Some(observation),
+            Event::Started | Event::Settled | Event::Failed(_) | Event::Executes { .. } => None,
         })
     }
 
@@ -269,10 +269,16 @@ impl Drop for Cgroup {
     }
 }
 
+/// The process namespace of this process and those that it confines.
+pub(crate) fn own_processes() -> ProcessNamespace {
+    ProcessNamespace::of(nix::unistd::getpid()).unwrap()
+}
+
 impl Watched {
     pub(crate) fn new(sockets: &SocketPlan, servers: &[IpAddr]) -> Self {
         let cgroup = Cgroup::new();
-        let denials = NetworkWall::load(sockets, servers).unwrap().attach(cgroup.0.path()).unwrap();
+        let wall = NetworkWall::load(sockets, servers, own_processes()).unwrap();
+        let denials = wall.attach(cgroup.0.path()).unwrap();
         Self { cgroup, denials }
     }
 }

@@ -35,6 +35,7 @@ pub(crate) const CASES: &[Case] = &[
     ("source_routes_are_dropped", source_routes),
     ("packets_of_no_other_protocol_leave_but_where_raw_sockets_were_granted", other_protocols),
     ("a_denied_datagram_is_recorded_and_a_denied_connection_once", records),
+    ("a_resolver_that_sorts_addresses_is_refused_and_not_recorded", sorting),
     ("a_flood_of_denied_datagrams_is_counted_exactly", flood),
     ("a_process_outside_of_the_cgroup_does_not_start", outside),
     ("the_wall_outlives_who_raised_it", outlives),
@@ -438,6 +439,32 @@ fn records() {
     }
 }
 
+fn sorting() {
+    let (servers, declared, other) = tcp_servers("127.0.0.1");
+    let text = format!(
+        "say(connect(udp(), v4('127.0.0.1', $_))) for {declared}, {other}, 0;
+         say(connect(udp(AF_INET6), v6('::ffff:127.0.0.1', {declared}))); say(send(udp(), 'x', 0, v4('127.0.0.1', {declared})));"
+    );
+    let outcome = script(&plan(&[], &[&format!("127.0.0.0/8:{declared}/tcp")]), &text);
+    assert_eq!(outcome.output, "1 ".repeat(5));
+    assert_eq!(
+        outcome.records(),
+        [format!("connect 127.0.0.1:{other}/udp EPERM"), format!("sendmsg 127.0.0.1:{declared}/udp EPERM")]
+    );
+    // A declared UDP server has no such excuse, and where nothing is granted nothing is sorted.
+    let text = format!(
+        "my $s = udp(); bind($s, v4('127.0.0.1', 53)) or die $!; say(connect($s, v4('127.0.0.1', {declared})));
+         say(connect(udp(), v4('127.0.0.1', {other})))"
+    );
+    let outcome = script(&plan(&["53/udp"], &[&format!("{declared}/tcp")]), &text);
+    assert_eq!(outcome.output, "1 1 ");
+    assert_eq!(
+        outcome.records(),
+        [declared, other].map(|port| format!("connect 127.0.0.1:{port}/udp EPERM"))
+    );
+    drop(servers);
+}
+
 fn flood() {
     let (_servers, _, other) = udp_servers("127.0.0.1");
     let text =
@@ -457,7 +484,7 @@ fn outlives() {
     let plan = plan(&[], &[&format!("{declared}/tcp")]);
     let cgroup = Cgroup::new();
     let raised = beside(&[], || {
-        let wall = NetworkWall::load(plan.sockets.as_ref().unwrap(), &[]).unwrap();
+        let wall = NetworkWall::load(plan.sockets.as_ref().unwrap(), &[], own_processes()).unwrap();
         i32::from(wall.attach(cgroup.0.path()).is_err())
     });
     assert_eq!(code(raised), 0);

@@ -39,24 +39,35 @@ enum Last {
 }
 
 impl Judge<'_> {
-    pub(super) fn execute(&self, at: At, arguments: &[u64; 6], caller: Caller) -> Option<Forbidden> {
-        self.plan.programs.as_ref()?;
-        let Meant::Path(path) = meant(at, arguments, caller) else { return None };
-        let root = caller.root().ok()?;
-        let found = root.look(&path).ok().filter(Found::is_program)?;
-        let real = root.path_of(&found.fd)?;
-        let stopped = self.plan.landlock.is_some();
-        let forbidden = |object: String| {
-            Some(Forbidden { wall: Wall::Exec, object, errno: stopped.then_some(Errno::EACCES) })
+    /// What is wrong with executing, or else the program, if there is one.
+    pub(super) fn execute(
+        &self,
+        at: At,
+        arguments: &[u64; 6],
+        caller: Caller,
+    ) -> Result<Option<String>, Forbidden> {
+        if self.plan.programs.is_none() {
+            return Ok(None);
+        }
+        let Meant::Path(path) = meant(at, arguments, caller) else { return Ok(None) };
+        let Ok(root) = caller.root() else { return Ok(None) };
+        let program = |path: &Path| {
+            let found = root.look(path).ok().filter(Found::is_program)?;
+            Some((root.path_of(&found.fd)?, found))
         };
+        let Some((real, found)) = program(&path) else { return Ok(None) };
+        let stopped = self.plan.landlock.is_some();
+        let forbidden =
+            |object: String| Forbidden { wall: Wall::Exec, object, errno: stopped.then_some(Errno::EACCES) };
         if !self.programs.contains(&real) {
-            return forbidden(real.to_string());
+            return Err(forbidden(real.to_string()));
         }
         // A script that may run, by an interpreter that may not.
-        let interpreter = interpreter(&found)?;
-        let found = root.look(interpreter).ok().filter(Found::is_program)?;
-        let real = root.path_of(&found.fd)?;
-        if self.programs.contains(&real) { None } else { forbidden(real.to_string()) }
+        let interpreter = interpreter(&found).and_then(|path| program(path.as_ref()));
+        match interpreter.filter(|(real, _)| !self.programs.contains(real)) {
+            Some((real, _)) => Err(forbidden(real.to_string())),
+            None => Ok(Some(real.to_string())),
+        }
     }
 
     pub(super) fn write(&self, call: Call, arguments: &[u64; 6], caller: Caller) -> Option<Forbidden> {

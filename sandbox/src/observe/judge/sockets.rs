@@ -39,16 +39,11 @@ impl Judge<'_> {
     pub(super) fn connect(&self, arguments: &[u64; 6], caller: Caller) -> Option<Forbidden> {
         let network = self.network.as_ref()?;
         match address(arguments, caller)? {
+            // The programs of the network wall tell what they refuse.
+            Address::Inet(_) if network.has_programs() => None,
             Address::Inet(address) => {
-                let socket = caller.take(arguments[0] as RawFd);
-                let place = Place(address, protocol(&socket));
-                let own = socket.ok().and_then(|socket| inet_address(&socket));
-                if own.is_some_and(|own| network.is_told_by_programs(place, own.port())) {
-                    return None;
-                }
-                let servers = || self.name_servers(caller).to_vec();
-                let allowed =
-                    network.may_connect(place, servers) || network.is_address_sorting(place, servers);
+                let place = Place(address, protocol(&caller.take(arguments[0] as RawFd)));
+                let allowed = network.may_connect(place, || self.name_servers(caller).to_vec());
                 (!allowed).then(|| network_record(place, network.stops_connect(place)))
             }
             Address::Unix(path) => self.connect_unix(&path, caller),

@@ -26,17 +26,17 @@ const DATAGRAM: i32 = libc::SOCK_DGRAM;
 const RAW: i32 = libc::SOCK_RAW;
 
 pub(crate) const PROBES: &[Probe] = &[
-    probe("connect", "TCP to a port that was not declared", Landlock, || connect(v4(UNDECLARED))),
-    probe("connect-v6", "the same by IPv6", Landlock, || connect((Ipv6Addr::LOCALHOST, UNDECLARED).into())),
-    probe("connect-mapped", "the same by an IPv4 address mapped into IPv6", Landlock, || {
+    probe("connect", "TCP to a port that was not declared", Bpf, || connect(v4(UNDECLARED))),
+    probe("connect-v6", "the same by IPv6", Bpf, || connect((Ipv6Addr::LOCALHOST, UNDECLARED).into())),
+    probe("connect-mapped", "the same by an IPv4 address mapped into IPv6", Bpf, || {
         connect((Ipv4Addr::LOCALHOST.to_ipv6_mapped(), UNDECLARED).into())
     }),
-    probe("connect-again", "a connected socket dissolved, and connected elsewhere", Landlock, || {
+    probe("connect-again", "a connected socket dissolved, and connected elsewhere", Bpf, || {
         let socket = dissolved()?;
         sys!(libc::SYS_connect, socket.as_raw_fd(), v4_bytes(UNDECLARED).as_slice(), 16)?;
         Ok(())
     }),
-    probe("connect-rewritten", "an address rewritten between look and use", Landlock, rewritten),
+    probe("connect-rewritten", "an address rewritten between look and use", Bpf, rewritten),
     probe("bind", "binding a port that was not declared", Landlock, || {
         TcpListener::bind(v4(FREE))?;
         Ok(())
@@ -67,7 +67,7 @@ pub(crate) const PROBES: &[Probe] = &[
     }),
     probe("fastopen-sendmsg", "MSG_FASTOPEN by sendmsg", Seccomp, || fastopen_message(libc::SYS_sendmsg)),
     probe("fastopen-sendmmsg", "MSG_FASTOPEN by sendmmsg", Seccomp, || fastopen_message(libc::SYS_sendmmsg)),
-    probe("fastopen-connect", "TCP_FASTOPEN_CONNECT, then connect and write", Landlock, || {
+    probe("fastopen-connect", "TCP_FASTOPEN_CONNECT, then connect and write", Bpf, || {
         let socket = allowed(tcp())?;
         option(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_FASTOPEN_CONNECT, 1)?;
         sys!(libc::SYS_connect, socket.as_raw_fd(), v4_bytes(UNDECLARED).as_slice(), 16)?;

@@ -115,6 +115,7 @@ fn attempt(name: &str, argument: &str) -> Option<io::Result<()>> {
             |(from, to)| std::fs::rename(from, to),
         ),
         "connect" => connect(argument),
+        "connect-unix" => std::os::unix::net::UnixStream::connect(argument).map(drop),
         "bind" => argument
             .parse()
             .map_err(io::Error::other)

@@ -3,6 +3,8 @@
 
 #![forbid(unsafe_code)]
 
+mod sockets;
+
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -176,7 +178,7 @@ fn main() -> ExitCode {
     }
     let old = Shared::start(Containerd::Debian, prepare_without_v2);
     let name = "containerd 1.6, no cgroup v2: what the network wall lacks is said, and TCP ports stand";
-    trials.push(old.with_shim().trial(name.to_owned(), |node| without_v2(node)));
+    trials.push(old.with_shim().trial(name.to_owned(), |node| sockets::without_v2(node)));
     nodes.push(old);
     let code = suite::conclude(trials);
     drop(nodes);
@@ -197,27 +199,6 @@ fn prepare_without_v2(containerd: Containerd) -> Result<Node> {
     let image = images::declared_probe()?.label("dev.keep.connect", "127.0.0.0/16:9000/udp");
     node.import(&image, "keep.test/datagrams:1")?;
     Ok(node)
-}
-
-fn without_v2(node: &Node) -> Result<()> {
-    serving(node, Runtime::Keep, "keep.test/datagrams:1", "without-v2", || {
-        node.record("without-v2", "a gap", |record| {
-            let text = record["object"].as_str().unwrap_or("");
-            let is_gap = record["operation"] == "gap" && record["wall"] == "network";
-            is_gap && text.ends_with("every address and port can be sent to by UDP")
-        })?;
-        for (what, expected) in [
-            ("udp:127.0.0.1:9000", "ok"),
-            ("udp:127.1.0.1:9001", "ok"),
-            ("connect:127.0.0.1:9001", "denied EACCES"),
-        ] {
-            for who in [Who::Init, Who::Exec] {
-                let said = outcome(node, "without-v2", who, what)?;
-                ensure!(said == expected, "{what} as {who:?}: {said}, expected {expected}");
-            }
-        }
-        Ok(())
-    })
 }
 
 /// A container that serves, and is removed with everything of it, however the test ends.
@@ -311,9 +292,6 @@ fn named(node: &Node, id: &str, one: &Move, wall: &str, who: Who, errno: &str) -
     let record = node.record(id, &format!("a record of wall {wall} with {key}"), |record| {
         record["wall"] == wall && record["allow"]["label"] == key
     })?;
-    // The programs that refuse datagrams are the container's, and do not know its execs apart.
-    let told_later = who == Who::Exec && one.what.starts_with("udp:");
-    let known_exec = who == Who::Exec && !told_later;
     let check = |path: &str, expected: Value| {
         let found = record.pointer(path).cloned().unwrap_or(Value::Null);
         ensure!(found == expected, "{path} is {found}, expected {expected}, in {record}");
@@ -325,12 +303,9 @@ fn named(node: &Node, id: &str, one: &Move, wall: &str, who: Who, errno: &str) -
     check("/container/id", id.into())?;
     check("/errno", errno.into())?;
     check("/image/name", "keep.test/declared:1".into())?;
-    // What the network wall's programs tell is read later: of a process that is gone by then its name is known alone.
-    if !(told_later && record["process"]["program"] == "keep-probe") {
-        check("/process/program", "/bin/keep-probe".into())?;
-    }
+    check("/process/program", "/bin/keep-probe".into())?;
     ensure!(
-        record.pointer("/container/exec").is_some_and(Value::is_string) == known_exec,
+        record.pointer("/container/exec").is_some_and(Value::is_string) == (who == Who::Exec),
         "exec in {record}"
     );
     let value = record["allow"]["value"].as_str().unwrap_or("").to_owned();
@@ -345,7 +320,7 @@ fn covers(word: &str, missing: &str) -> bool {
 
 type Test = fn(&Node) -> Result<()>;
 
-const OTHERS: [(&str, Test); 11] = [
+const OTHERS: [(&str, Test); 12] = [
     ("the walls stand in /proc/PID/status of init", status_of_init),
     ("the walls stand in /proc/self/status of an exec", status_of_exec),
     ("a program that looks at once finds every wall standing", looks_at_once),
@@ -353,9 +328,13 @@ const OTHERS: [(&str, Test); 11] = [
     ("what no label of the image allows is refused to init and exec", never),
     ("the declared port, folder and program work", declared),
     ("the loader does not run a program that was not declared", loader),
-    ("networks, both protocols and name servers count for init and exec", networks),
-    ("sockets are watched in a cgroup of the container's own, which its end removes", own_cgroup),
-    ("a container that does not start leaves no cgroup", no_cgroup_left),
+    ("networks, both protocols and name servers count for init and exec", sockets::networks),
+    (
+        "where a volume may hold unix sockets they are recorded, and every refused connection once",
+        sockets::unix_sockets,
+    ),
+    ("sockets are watched in a cgroup of the container's own, which its end removes", sockets::own_cgroup),
+    ("a container that does not start leaves no cgroup", sockets::no_cgroup_left),
     ("keep violations says the label in one sentence", sentence),
 ];
 
@@ -475,78 +454,6 @@ fn declared(node: &Node) -> Result<()> {
         ensure!(records.is_empty(), "what was declared was recorded: {records:?}");
         Ok(())
     })
-}
-
-fn networks(node: &Node) -> Result<()> {
-    let image = images::declared_probe()?
-        .label("dev.keep.connect", "127.0.0.1:9000/tcp 127.1.0.0/16:9000/udp [::1]:9001/udp dns");
-    node.import(&image, "keep.test/networks:1")?;
-    // `ctr run --net-host` mounts the node's, which lies in an /etc of the node's own.
-    let resolver = "rm -f /etc/resolv.conf; echo nameserver 127.0.0.53 > /etc/resolv.conf";
-    node.run("sh", &["-c", resolver])?.success()?;
-    serving(node, Runtime::Keep, "keep.test/networks:1", "networks", || {
-        for (what, expected) in [
-            ("connect:127.0.0.1:9000", "ok"),
-            ("connect:127.0.0.2:9000", "denied EPERM"),
-            ("connect:[::ffff:127.0.0.1]:9000", "ok"),
-            ("connect:[::ffff:127.0.0.2]:9000", "denied EPERM"),
-            ("connect:[::1]:9000", "denied EPERM"),
-            ("udp:127.1.2.3:9000", "ok"),
-            ("udp:127.2.2.3:9000", "denied EPERM"),
-            ("udp:127.1.2.3:9001", "denied EPERM"),
-            ("udp:[::1]:9001", "ok"),
-            ("udp:[::ffff:127.1.2.3]:9000", "ok"),
-            ("udp:[::ffff:127.2.2.3]:9000", "denied EPERM"),
-            ("udp:127.0.0.53:53", "ok"),
-            ("udp:127.0.0.54:53", "denied EPERM"),
-            ("udp:127.0.0.53:54", "denied EPERM"),
-            ("connect:127.0.0.53:53", "denied ECONNREFUSED"),
-            ("connect:127.0.0.54:53", "denied EPERM"),
-            ("bind-udp:8080", "denied EPERM"),
-        ] {
-            for who in [Who::Init, Who::Exec] {
-                let said = outcome(node, "networks", who, what)?;
-                ensure!(said == expected, "{what} as {who:?}: {said}, expected {expected}");
-            }
-        }
-        Ok(())
-    })
-}
-
-/// The cgroup on the v2 hierarchy that a process is in.
-fn cgroup_of(pid: i32) -> Result<String> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).context("cannot read the cgroup")?;
-    let own = text.lines().find_map(|line| line.strip_prefix("0::"));
-    own.map(str::to_owned).with_context(|| format!("no cgroup v2 in {text}"))
-}
-
-fn own_cgroup(node: &Node) -> Result<()> {
-    serving(node, Runtime::Keep, "keep.test/declared:1", "own-cgroup", || {
-        let cgroup = cgroup_of(node.pid_of("own-cgroup")?)?;
-        ensure!(cgroup.ends_with("own-cgroup"), "init is in {cgroup}");
-        let own = node.exec("own-cgroup", &["/bin/keep-probe", "show", "/proc/self/cgroup"])?.success()?;
-        ensure!(own.stdout.lines().any(|line| line.ends_with("own-cgroup")), "an exec is in {own}");
-        // Nor is there a way out: no cgroup is mounted to be written to.
-        for who in [Who::Init, Who::Exec] {
-            let what = "write:/sys/fs/cgroup/unified/cgroup.procs";
-            let said = outcome(node, "own-cgroup", who, what)?;
-            ensure!(said.starts_with("denied"), "{what} as {who:?}: {said}");
-        }
-        Ok(())
-    })?;
-    let left = node.left_of("own-cgroup");
-    ensure!(left.is_empty(), "left behind: {left:?}");
-    Ok(())
-}
-
-fn no_cgroup_left(node: &Node) -> Result<()> {
-    // The first fails in the container's process, in its cgroup; the second before that.
-    for (id, program) in [("cgroup-no-program", "/bin/missing"), ("cgroup-refused", "/bin/other")] {
-        let run = node.start_container(Runtime::Keep, &["--rm"], "keep.test/declared:1", id, &[program])?;
-        ensure!(!run.status.success(), "{program} started: {run}");
-        node.remove(id)?;
-    }
-    Ok(())
 }
 
 fn loader(node: &Node) -> Result<()> {
