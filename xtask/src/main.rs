@@ -5,6 +5,7 @@
 mod bench;
 mod build;
 mod demo;
+mod dist;
 mod e2e;
 mod fuzz;
 mod kernels;
@@ -53,6 +54,8 @@ enum Task {
     Kernels(kernels::Kernels),
     /// Feed the parsers of labels, policies, image configs and Dockerfiles with inputs of all kinds
     Fuzz(fuzz::Fuzz),
+    /// Make the release: a tarball and a Debian package of static programs, and their checksums
+    Dist(dist::Dist),
     /// Write the JSON Schemas and the custom resource definition anew from the types
     Schemas,
     /// Check what no compiler does: arrows between crates, unsafe in one place, file sizes, schemas as the types are
@@ -71,6 +74,7 @@ fn main() -> ExitCode {
         Task::Bench { what } => bench::run(&what),
         Task::Kernels(kernels) => kernels::run(&kernels),
         Task::Fuzz(fuzz) => fuzz::run(&fuzz),
+        Task::Dist(dist) => dist::run(&dist),
         Task::Schemas => schemas::write(),
         Task::Tidy => tidy::run(),
         Task::Setup => tests::provision::debian(tests::provision::PACKAGES),
