@@ -4,6 +4,7 @@
 //! without it they have no limits on time and memory. Each input follows from the seed and its number alone.
 
 mod mutate;
+mod requests;
 mod targets;
 
 use std::fs::File;

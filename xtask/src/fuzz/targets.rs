@@ -6,11 +6,17 @@ use std::sync::LazyLock;
 
 use anyhow::{Context as _, Result};
 use profiles::intent::{Capability, Need};
+use profiles::plan::HostFacts;
 use profiles::policy::{self, Policies};
 use profiles::{Policy, dockerfile, labels, lint};
+use sandbox::executables::Executables;
+use sandbox::facts::NATIVE;
+use sandbox::programs::ResolvedPrograms;
+use sandbox::spec::ImagePrograms;
 use tests::{cookbook, images};
 
 use super::mutate::World;
+use super::requests;
 
 /// A parser of what others write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -23,6 +29,10 @@ pub(crate) enum Target {
     Configs,
     /// Dockerfiles and label files, on to findings.
     Dockerfiles,
+    /// Runtime specs, config.json, on to what is left of them behind walls.
+    Specs,
+    /// Requests of the task API, to a running shim.
+    Requests,
 }
 
 /// A policy whose ceiling cuts most things.
@@ -31,6 +41,8 @@ const NARROW: &str = include_str!("narrow.yaml");
 const POLICIES: [&str; 2] = [NARROW, include_str!("wide.yaml")];
 /// Labels with every kind of word.
 const LABELS: &str = include_str!("all.labels");
+/// A runtime spec as containerd's CRI plugin writes it, with a bit of everything.
+pub(super) const SPEC: &str = include_str!("spec.json");
 /// An image config as docker writes it.
 const CONFIG: &str = include_str!("config.json");
 
@@ -47,13 +59,16 @@ impl fmt::Display for Target {
             Self::Policies => "policies",
             Self::Configs => "configs",
             Self::Dockerfiles => "dockerfiles",
+            Self::Specs => "specs",
+            Self::Requests => "requests",
         })
     }
 }
 
 impl Target {
     /// All.
-    pub(crate) const ALL: [Self; 4] = [Self::Labels, Self::Policies, Self::Configs, Self::Dockerfiles];
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Labels, Self::Policies, Self::Configs, Self::Dockerfiles, Self::Specs, Self::Requests];
 
     /// What inputs are made from.
     ///
@@ -75,6 +90,11 @@ impl Target {
             Self::Dockerfiles => {
                 (dockerfiles.into_iter().chain(labels).collect(), &DOCKERFILE, dockerfile::MAX_SOURCE)
             }
+            Self::Specs => (vec![SPEC.to_owned()], &SPEC_WORDS, MAX_CONFIG),
+            Self::Requests => {
+                let words = REQUEST_WORDS.to_vec();
+                return Ok(World { corpus: requests::corpus(), words, longest: MAX_CONFIG });
+            }
         };
         let names = NAMES.get_or_init(|| {
             Capability::all().map(String::from).chain(Need::all().map(String::from)).collect()
@@ -90,6 +110,8 @@ impl Target {
             Self::Policies => policies(&String::from_utf8_lossy(input)),
             Self::Configs => config(input),
             Self::Dockerfiles => dockerfile(&String::from_utf8_lossy(input)),
+            Self::Specs => spec(input),
+            Self::Requests => requests::run(input),
         }
     }
 }
@@ -200,6 +222,58 @@ const JSON: [&str; 24] = [
     "\"\\u0000\"",
     "\"\\ud800\"",
     "\"8080/tcp\":{}",
+];
+const SPEC_WORDS: [&str; 24] = [
+    "{",
+    "}",
+    "[",
+    "]",
+    ",",
+    ":",
+    "\"",
+    "null",
+    "true",
+    "-1",
+    "\"\"",
+    "{\"a\":",
+    "\"process\":",
+    "\"mounts\":",
+    "\"destination\":",
+    "\"options\":",
+    "\"rbind\"",
+    "\"idmap\"",
+    "\"linux\":",
+    "\"seccomp\":",
+    "\"CAP_SYS_ADMIN\"",
+    "../../..",
+    "/proc/self/fd/1",
+    "18446744073709551615",
+];
+const REQUEST_WORDS: [&str; 24] = [
+    "Create\n",
+    "Start\n",
+    "Exec\n",
+    "Checkpoint\n",
+    "Update\n",
+    "Nothing\n",
+    "\n",
+    "\u{0}",
+    "\u{1}",
+    "\u{2}",
+    "\u{7f}",
+    "\u{a}\u{3}web",
+    "\u{12}\u{0}",
+    "\u{18}\u{7f}",
+    "\u{1a}",
+    "\u{22}",
+    "\u{3a}",
+    "\u{52}",
+    "../",
+    "web",
+    "file:///run/log",
+    "binary:///bin/true?a=b",
+    "runtimeoptions.v1.Options",
+    "{\"args\":[]}",
 ];
 const DOCKERFILE: [&str; 44] = [
     "\n",
@@ -329,4 +403,27 @@ fn dockerfile(text: &str) -> bool {
         }
     }
     built.is_ok() || labelled.is_some()
+}
+
+/// What becomes of a runtime spec between containerd and libcontainer, on an image that has nothing.
+fn spec(bytes: &[u8]) -> bool {
+    static IMAGE: LazyLock<Option<tempfile::TempDir>> = LazyLock::new(|| tempfile::tempdir().ok());
+    let (Some(image), Some(policy)) = (&*IMAGE, &IN_FORCE[0]) else { return false };
+    let Ok(mut spec) = serde_json::from_slice::<oci_spec::runtime::Spec>(bytes) else { return false };
+    let labels = labels::parse(&pairs(LABELS));
+    let Ok(computed) = profiles::compute(labels, Some("/usr/sbin/nginx"), policy) else { return false };
+    let host =
+        HostFacts { arch: NATIVE, landlock_abi: 7, listener: true, wait_killable: true, cgroup_bpf: true };
+    let Ok(plan) = profiles::plan(&computed.profile, &host) else { return false };
+    let seccomp = sandbox::spec::take_seccomp(&mut spec);
+    if let Ok(Some(json)) = &seccomp
+        && let Ok(filter) = profiles::plan::seccomp_from_oci(json, NATIVE)
+    {
+        drop(sandbox::filter::compile(&filter));
+    }
+    drop((sandbox::spec::may_hold_sockets(&spec), sandbox::spec::writable_volumes(&spec, &plan)));
+    let (declared, all) = (ResolvedPrograms::default(), Executables::default());
+    let programs = ImagePrograms { declared: &declared, all: Ok(&all) };
+    let empty = image.path().join("empty");
+    sandbox::spec::harden(&mut spec, &plan, programs, image.path(), &empty).is_ok() && seccomp.is_ok()
 }
