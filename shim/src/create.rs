@@ -109,7 +109,7 @@ impl Creation {
 
     /// Narrows the spec to the walls, and writes both where libcontainer and later execs find them. `chain` is the
     /// chain id of the image's layers.
-    fn harden(&self, spec: &mut Spec, walls: Walls, chain: Option<&str>) -> Result<Walls, Failure> {
+    fn harden(&self, spec: &mut Spec, mut walls: Walls, chain: Option<&str>) -> Result<Walls, Failure> {
         let (rootfs, empty) = (self.rootfs(), self.folders.empty());
         let all = executables::of_container(self, &walls.plan, chain)?;
         let programs = ImagePrograms { declared: &walls.programs, all: all.as_ref() };
@@ -117,14 +117,15 @@ impl Creation {
             .map_err(|err| Failure::internal("cannot raise the walls in the runtime spec", &err))?;
         sandbox::spec::make_working_folder(spec, &rootfs)
             .map_err(|err| Failure::from_error(Kind::Invalid, &err))?;
-        if let Some(gap) = &gap {
-            walls.recorder(&self.config.data_dir, None).gap(gap);
+        if let Some(gap) = gap {
+            walls.recorder(&self.config.data_dir, None).gap(&gap);
             if walls.profile.require.contains(&gap.wall) {
                 let class = &walls.policy.class;
                 let because =
                     format!("the policy of class {class} requires the {} wall: {}", gap.wall, gap.sentence);
                 return Err(Failure::new(Kind::Precondition, because));
             }
+            walls.plan.gaps.push(gap);
         }
         let walls = match spec.process_mut() {
             Some(process) => walls.for_process(process),

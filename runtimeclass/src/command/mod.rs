@@ -8,6 +8,7 @@ pub(crate) mod lint;
 pub(crate) mod node;
 pub(crate) mod policy;
 mod policy_args;
+pub(crate) mod ps;
 pub(crate) mod shell;
 pub(crate) mod violations;
 

@@ -320,7 +320,7 @@ fn covers(word: &str, missing: &str) -> bool {
 
 type Test = fn(&Node) -> Result<()>;
 
-const OTHERS: [(&str, Test); 12] = [
+const OTHERS: [(&str, Test); 13] = [
     ("the walls stand in /proc/PID/status of init", status_of_init),
     ("the walls stand in /proc/self/status of an exec", status_of_exec),
     ("a program that looks at once finds every wall standing", looks_at_once),
@@ -336,6 +336,7 @@ const OTHERS: [(&str, Test); 12] = [
     ("sockets are watched in a cgroup of the container's own, which its end removes", sockets::own_cgroup),
     ("a container that does not start leaves no cgroup", sockets::no_cgroup_left),
     ("keep violations says the label in one sentence", sentence),
+    ("keep ps lists what runs, with its class, digest and gaps", listed),
 ];
 
 fn field<'a>(status: &'a str, key: &str) -> &'a str {
@@ -471,6 +472,39 @@ fn loader(node: &Node) -> Result<()> {
     ensure!(run(Runtime::Runc, "loader-runc")?.text() == "ran", "the control does not run");
     let said = run(Runtime::Keep, "loader-keep")?;
     ensure!(said.text().ends_with("refused"), "the loader ran it: {}", said.text());
+    Ok(())
+}
+
+fn listed(node: &Node) -> Result<()> {
+    let list = |arguments: &[&str]| {
+        let keep = under_test::binary("keep")?.to_string_lossy().into_owned();
+        Ok::<_, anyhow::Error>(node.run(&keep, &[&["ps"], arguments].concat())?.success()?.stdout)
+    };
+    let gone = |id: &str| Ok::<_, anyhow::Error>(!list(&[])?.lines().any(|line| line.starts_with(id)));
+    let plain = (Runtime::Keep, "keep.test/plain:1", "undeclared");
+    let audited = (Runtime::KeepClass("keep-permissive"), "keep.test/declared:1", "audited");
+    for (runtime, image, walls) in [(Runtime::Keep, "keep.test/declared:1", "enforced"), plain, audited] {
+        let id = format!("listed-{walls}");
+        serving(node, runtime, image, &id, || {
+            let rows: Vec<Value> = serde_json::from_str(&list(&["--format", "json"])?)?;
+            let row = rows.iter().find(|row| row["id"] == id.as_str()).context("it is not listed")?;
+            let class = if walls == "audited" { "keep-permissive" } else { "keep" };
+            ensure!(
+                row["class"] == class && row["walls"] == walls && row["missing"] == Value::Array(vec![]),
+                "{row}"
+            );
+            let pid = row["pid"].as_i64().context("no pid")?;
+            ensure!(std::path::Path::new(&format!("/proc/{pid}")).exists(), "{row}");
+            let digest =
+                row["profile"].as_str().and_then(|digest| digest.strip_prefix("sha256:")).unwrap_or_default();
+            ensure!(digest.len() == 64, "{row}");
+            let line = list(&[])?.lines().find(|line| line.starts_with(&id)).map(str::to_owned);
+            let line = line.context("it is not in the table")?;
+            ensure!(line.contains(walls) && line.contains(&digest[..12]) && line.ends_with("  -"), "{line}");
+            Ok(())
+        })?;
+        ensure!(gone(&id)?, "{id} is listed still");
+    }
     Ok(())
 }
 
