@@ -151,8 +151,11 @@ impl<'a> Judge<'a> {
                 let (answer, forbidden) = self.listen(call, caller, listener);
                 return (answer, Finding::of(forbidden));
             }
+            Call::Connect => {
+                let (answer, forbidden) = self.connect(arguments, caller);
+                return (answer, Finding::of(forbidden));
+            }
             Call::Bind => Finding::of(self.bind(arguments, caller)),
-            Call::Connect => Finding::of(self.connect(arguments, caller)),
             Call::Execute(at) => match self.execute(at, arguments, caller) {
                 Err(forbidden) => Finding::Forbidden(forbidden),
                 Ok(program) => {

@@ -330,7 +330,7 @@ const OTHERS: [(&str, Test); 13] = [
     ("the loader does not run a program that was not declared", loader),
     ("networks, both protocols and name servers count for init and exec", sockets::networks),
     (
-        "where a volume may hold unix sockets they are recorded, and every refused connection once",
+        "where a volume may hold unix sockets they are refused, and every connection recorded once",
         sockets::unix_sockets,
     ),
     ("sockets are watched in a cgroup of the container's own, which its end removes", sockets::own_cgroup),

@@ -14,11 +14,15 @@ use profiles::plan::Wall;
 use profiles::policy::Mode;
 
 use super::{Forbidden, Judge};
+use crate::floor;
 use crate::network::servers_in;
 use crate::observe::caller::{self, Caller};
-use crate::observe::network::{Address, LONGEST_ADDRESS, Place};
+use crate::observe::network::{Address, LONGEST_ADDRESS, Network, Place};
 use crate::observe::still_waits;
 use crate::sys::seccomp::{Answer, Notification};
+
+/// Before the path of a unix socket, in labels and records.
+const UNIX: &str = "unix:";
 
 impl Judge<'_> {
     pub(super) fn bind(&self, arguments: &[u64; 6], caller: Caller) -> Option<Forbidden> {
@@ -36,9 +40,9 @@ impl Judge<'_> {
         }
     }
 
-    pub(super) fn connect(&self, arguments: &[u64; 6], caller: Caller) -> Option<Forbidden> {
-        let network = self.network.as_ref()?;
-        match address(arguments, caller)? {
+    pub(super) fn connect(&self, arguments: &[u64; 6], caller: Caller) -> (Answer, Option<Forbidden>) {
+        let forbidden = self.network.as_ref().zip(address(arguments, caller));
+        let forbidden = forbidden.and_then(|(network, address)| match address {
             // The programs of the network wall tell what they refuse.
             Address::Inet(_) if network.has_programs() => None,
             Address::Inet(address) => {
@@ -46,23 +50,32 @@ impl Judge<'_> {
                 let allowed = network.may_connect(place, || self.name_servers(caller).to_vec());
                 (!allowed).then(|| network_record(place, network.stops_connect(place)))
             }
-            Address::Unix(path) => self.connect_unix(&path, caller),
+            Address::Unix(path) => self.connect_unix(network, &path, caller),
             Address::Other => None,
+        });
+        let is_unix = |forbidden: &Forbidden| forbidden.object.starts_with(UNIX);
+        match (&forbidden, self.plan.mode) {
+            // No wall of the kernel's stops it: the answer does.
+            (Some(unix), Mode::Enforce) if is_unix(unix) => (Answer::Errno(libc::EACCES), forbidden),
+            _ => (Answer::Continue, forbidden),
         }
     }
 
-    /// A socket outside the container's own write folders. Nothing in this kernel stops it yet.
-    fn connect_unix(&self, path: &Path, caller: Caller) -> Option<Forbidden> {
+    /// A socket outside the container's own write folders. Who rewrites the path between this look and the kernel's gets by:
+    /// docs/escapes.md.
+    fn connect_unix(&self, network: &Network, path: &Path, caller: Caller) -> Option<Forbidden> {
         let cwd = caller.directory(libc::AT_FDCWD)?;
         let root = caller.root().ok()?;
         let found = root.look(caller::join(&cwd, caller::bytes(path))).ok()?;
         let real = root.path_of(&found.fd)?;
-        let path = Path::new(real.as_str());
-        let own = self.plan.write.iter().flatten().any(|folder| real.is_beneath(folder));
-        if own || self.network.as_ref()?.may_connect_unix(path) {
+        let is_beneath = |folder: &str| crate::paths::is_beneath(Path::new(real.as_str()), Path::new(folder));
+        let mut declared = self.plan.write.iter().flatten();
+        let own =
+            declared.any(|folder| is_beneath(folder.as_str())) || floor::paths(self.plan).any(is_beneath);
+        if own || network.may_connect_unix(Path::new(real.as_str())) {
             return None;
         }
-        Some(Forbidden { wall: Wall::Network, object: format!("unix:{real}"), errno: None })
+        Some(Forbidden { wall: Wall::Network, object: format!("{UNIX}{real}"), errno: Some(Errno::EACCES) })
     }
 
     /// Only on declared ports. A socket that was never bound gets a port of the kernel's choice from listen(2), past
