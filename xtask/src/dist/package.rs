@@ -44,7 +44,7 @@ impl Release<'_> {
         let name = format!("keep-{}-linux-{}", self.version, architecture()?);
         let compressed = GzBuilder::new().mtime(0).write(Vec::new(), Compression::best());
         let mut archive = tar::Builder::new(compressed);
-        for file in self.files()? {
+        for file in self.files("/usr/local")? {
             let mut header = tar::Header::new_gnu();
             header.set_size(file.content.len() as u64);
             header.set_mode(file.mode);
@@ -62,7 +62,7 @@ impl Release<'_> {
     pub(super) fn debian(&self, scratch: &Path) -> Result<(String, Vec<u8>)> {
         let root = scratch.join("root");
         let mut size = 0;
-        for Packed { path, mode, content } in self.files()? {
+        for Packed { path, mode, content } in self.files("/usr")? {
             // Debian has its own name for this.
             let path = path.replace("share/doc/keep/LICENSE", "share/doc/keep/copyright");
             size += content.len() as u64;
@@ -100,8 +100,8 @@ impl Release<'_> {
         ))
     }
 
-    /// Every file, in the order of its path.
-    fn files(&self) -> Result<Vec<Packed>> {
+    /// Every file, in the order of its path; `prefix` is where they will lie.
+    fn files(&self, prefix: &str) -> Result<Vec<Packed>> {
         let mut files = Vec::new();
         let mut add = |path: String, mode: u32, content: Vec<u8>| files.push(Packed { path, mode, content });
         for program in PROGRAMS {
@@ -115,7 +115,9 @@ impl Release<'_> {
             add(path.to_owned(), 0o644, said_by(&keep, &["completion", shell])?);
         }
         let unit = read(&self.sources.join("runtimeclass/systemd/keep-node.service"))?;
-        add("lib/systemd/system/keep-node.service".to_owned(), 0o644, unit);
+        let unit = String::from_utf8(unit).context("the unit is no text")?;
+        let unit = unit.replace("=/usr/bin/", &format!("={prefix}/bin/"));
+        add("lib/systemd/system/keep-node.service".to_owned(), 0o644, unit.into_bytes());
         for (folder, to) in
             [("runtimeclass/manifests", "share/keep/manifests"), ("docs", "share/doc/keep/docs")]
         {
