@@ -16,13 +16,45 @@ use crate::sys::process;
 /// How long a cgroup's last processes may take to vanish.
 const VANISH: Duration = Duration::from_secs(5);
 
-/// The mounted cgroup v2 hierarchy.
+/// A hierarchy that is mounted.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unified {
+struct Hierarchy {
     mount: PathBuf,
     /// The cgroup that is mounted there, as /proc names cgroups.
     root: PathBuf,
 }
+
+impl Hierarchy {
+    /// Those of a mount table whose type and options are `wanted`, the last one first, which covers others at its place.
+    fn in_table<'a>(
+        table: &'a str,
+        wanted: impl Fn(&str, &str) -> bool + 'a,
+    ) -> impl Iterator<Item = Self> + 'a {
+        table.lines().rev().filter_map(move |line| {
+            let (mount, kind) = line.split_once(" - ")?;
+            let mut words = mount.split(' ').skip(3);
+            let (root, point) = (words.next()?, words.next()?);
+            let found = Self { mount: unescaped(point.as_bytes()), root: unescaped(root.as_bytes()) };
+            let mut kind = kind.split(' ');
+            let (name, options) = (kind.next()?, kind.nth(1).unwrap_or_default());
+            wanted(name, options).then_some(found)
+        })
+    }
+
+    /// The folder of the cgroup that /proc names `path`.
+    fn folder(&self, path: Option<&str>) -> io::Result<PathBuf> {
+        let beneath = path.and_then(|path| Path::new(path).strip_prefix(&self.root).ok());
+        let outside =
+            || io::Error::new(io::ErrorKind::NotFound, "its cgroup lies outside of the mounted hierarchy");
+        let beneath =
+            beneath.filter(|path| path.components().all(|part| matches!(part, Component::Normal(_))));
+        Ok(self.mount.join(beneath.ok_or_else(outside)?))
+    }
+}
+
+/// The mounted cgroup v2 hierarchy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unified(Hierarchy);
 
 impl Unified {
     /// Finds it in this process's mount table. An unreadable table counts as none.
@@ -30,27 +62,20 @@ impl Unified {
     pub fn find() -> Option<Self> {
         let table = fs::read_to_string("/proc/self/mountinfo").ok()?;
         // The table lists mounts too that others cover: only what is seen at the place counts.
-        let is_seen = |found: &Self| {
+        let is_seen = |found: &Hierarchy| {
             statfs(&found.mount).is_ok_and(|seen| seen.filesystem_type() == CGROUP2_SUPER_MAGIC)
         };
-        Self::in_table(&table).find(is_seen)
+        Self::in_table(&table).find(is_seen).map(Self)
     }
 
-    /// Those of a mount table, the last one first, which covers others at its place.
-    fn in_table(table: &str) -> impl Iterator<Item = Self> {
-        table.lines().rev().filter_map(|line| {
-            let (mount, kind) = line.split_once(" - ")?;
-            let mut words = mount.split(' ').skip(3);
-            let (root, point) = (words.next()?, words.next()?);
-            let found = Self { mount: unescaped(point.as_bytes()), root: unescaped(root.as_bytes()) };
-            (kind.split(' ').next() == Some("cgroup2")).then_some(found)
-        })
+    fn in_table(table: &str) -> impl Iterator<Item = Hierarchy> {
+        Hierarchy::in_table(table, |kind, _| kind == "cgroup2")
     }
 
     /// Whether cgroups can be made beneath it.
     #[must_use]
     pub fn is_writable(&self) -> bool {
-        access(&self.mount, AccessFlags::W_OK).is_ok()
+        access(&self.0.mount, AccessFlags::W_OK).is_ok()
     }
 
     /// Folder of the cgroup that process `pid` is in.
@@ -59,20 +84,39 @@ impl Unified {
     /// When there is no such process, or its cgroup lies outside of what is mounted.
     pub fn cgroup_of(&self, pid: Pid) -> io::Result<PathBuf> {
         let text = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
-        let path = text.lines().find_map(|line| line.strip_prefix("0::")).map(Path::new);
-        let beneath = path.and_then(|path| path.strip_prefix(&self.root).ok());
-        let outside =
-            || io::Error::new(io::ErrorKind::NotFound, "its cgroup lies outside of the mounted hierarchy");
-        let beneath =
-            beneath.filter(|path| path.components().all(|part| matches!(part, Component::Normal(_))));
-        Ok(self.mount.join(beneath.ok_or_else(outside)?))
+        self.0.folder(text.lines().find_map(|line| line.strip_prefix("0::")))
     }
 
     /// The cgroup `name` directly beneath the hierarchy's root, whether it is there or not.
     #[must_use]
     pub fn own(&self, name: &str) -> OwnCgroup {
-        OwnCgroup(self.mount.join(name))
+        OwnCgroup(self.0.mount.join(name))
     }
+}
+
+/// Folder of the cgroup that process `pid` is in on the cgroup v1 hierarchy of `controller`; none where that is not mounted, or
+/// belongs to v2.
+///
+/// # Errors
+/// When there is no such process, or its cgroup lies outside of what is mounted.
+pub fn v1_cgroup_of(controller: &str, pid: Pid) -> io::Result<Option<PathBuf>> {
+    let table = fs::read_to_string("/proc/self/mountinfo")?;
+    let Some(hierarchy) = v1_in_table(controller, &table).next() else { return Ok(None) };
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+    let path = text.lines().find_map(|line| {
+        let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
+        lists(controllers, controller).then_some(path)
+    });
+    hierarchy.folder(path).map(Some)
+}
+
+fn v1_in_table<'a>(controller: &'a str, table: &'a str) -> impl Iterator<Item = Hierarchy> + 'a {
+    Hierarchy::in_table(table, move |kind, options| kind == "cgroup" && lists(options, controller))
+}
+
+/// Whether `name` is in a list with commas.
+fn lists(list: &str, name: &str) -> bool {
+    list.split(',').any(|one| one == name)
 }
 
 /// A cgroup that is Keep's alone.
@@ -154,7 +198,21 @@ mod tests {
                      40 31 0:37 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,name=systemd\n\
                      41 31 0:38 /a\\040b /mnt/c\\040d rw shared:5 - cgroup2 cgroup2 rw\n";
         let found: Vec<_> = Unified::in_table(table).collect();
-        assert_eq!(found, [Unified { mount: "/mnt/c d".into(), root: "/a b".into() }]);
+        assert_eq!(found, [Hierarchy { mount: "/mnt/c d".into(), root: "/a b".into() }]);
         assert_eq!(Unified::in_table(&table.replace("cgroup2", "cgroup")).count(), 0);
+    }
+
+    #[test]
+    fn the_v1_hierarchy_of_a_controller_is_found_by_its_options() {
+        let table = "40 31 0:37 / /sys/fs/cgroup/freezer rw - cgroup cgroup rw,freezer\n\
+                     41 31 0:38 /pod /sys/fs/cgroup/both rw shared:5 - cgroup cgroup rw,cpu,memory\n\
+                     42 31 0:39 / /sys/fs/cgroup/unified rw - cgroup2 memory rw,memory_recursiveprot\n";
+        let found: Vec<_> = v1_in_table("memory", table).collect();
+        let expected = Hierarchy { mount: "/sys/fs/cgroup/both".into(), root: "/pod".into() };
+        assert_eq!(found, std::slice::from_ref(&expected));
+        let folder = expected.folder(Some("/pod/one")).unwrap();
+        assert_eq!(folder, Path::new("/sys/fs/cgroup/both/one"));
+        assert!(expected.folder(Some("/other/one")).is_err());
+        assert!(expected.folder(Some("/pod/../one")).is_err());
     }
 }

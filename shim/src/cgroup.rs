@@ -1,25 +1,26 @@
 //! What is asked of a container's cgroup, each in a child of the shim.
 
-use containerd_shim::cgroup::{collect_metrics, collect_metrics_v2, get_cgroup, update_resources};
-use containerd_shim_protos::protobuf::{Message, MessageFull};
+use std::io;
+use std::path::PathBuf;
+
+use containerd_shim::cgroup::{get_cgroup, update_resources};
 use libcgroups::common::{
-    AnyCgroupManager, CgroupConfig, CgroupManager, CreateCgroupSetupError, create_cgroup_manager,
+    AnyCgroupManager, AnyManagerError, CgroupConfig, CgroupManager, CreateCgroupSetupError, FreezerState,
+    WrappedIoError, create_cgroup_manager,
 };
+use libcgroups::systemd::manager::SystemdManagerError;
+use libcgroups::v1::manager::V1ManagerError;
+use libcgroups::v2::manager::V2ManagerError;
 use libcontainer::container::Container;
+use nix::errno::Errno;
+use nix::unistd::Pid;
 use oci_spec::runtime::{LinuxResources, Spec};
-use serde::{Deserialize, Serialize};
+use sandbox::cgroup::{Unified, v1_cgroup_of};
 
 use crate::error::{Failure, Kind};
 use crate::lifecycle::Step;
 use crate::process::is_systemd_cgroup;
 use crate::walls::Folders;
-
-/// An encoded message and its type, for an `Any`.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Encoded {
-    pub(crate) type_url: String,
-    pub(crate) value: Vec<u8>,
-}
 
 fn load(folders: &Folders) -> Result<Container, Failure> {
     Container::load(folders.oci_state()).map_err(|err| Failure::internal("cannot load the container", &err))
@@ -31,7 +32,7 @@ fn load(folders: &Folders) -> Result<Container, Failure> {
 /// When its cgroup cannot be read; no processes is no error.
 pub(crate) fn signal_all(folders: &Folders, signal: i32) -> Result<(), Failure> {
     for pid in pids(folders)? {
-        match sandbox::process::signal(nix::unistd::Pid::from_raw(pid), signal) {
+        match sandbox::process::signal(Pid::from_raw(pid), signal) {
             Ok(()) | Err(nix::errno::Errno::ESRCH) => {}
             Err(errno) => {
                 return Err(Failure::internal(&format!("cannot send signal {signal} to {pid}"), &errno));
@@ -41,17 +42,46 @@ pub(crate) fn signal_all(folders: &Folders, signal: i32) -> Result<(), Failure> 
     Ok(())
 }
 
-/// Process ids in the container's cgroup.
+/// Process ids in the container's cgroup; none where it has no cgroup any more.
 ///
 /// # Errors
-/// When it cannot be read.
+/// When it is there and cannot be read.
 pub(crate) fn pids(folders: &Folders) -> Result<Vec<i32>, Failure> {
-    let failed = |err: &(dyn std::error::Error + 'static)| {
-        Failure::internal("cannot list the container's processes", err)
-    };
-    let Some(manager) = manager(folders).map_err(|err| failed(&err))? else { return Ok(Vec::new()) };
-    let pids = manager.get_all_pids().map_err(|err| failed(&err))?;
-    Ok(pids.into_iter().map(|pid| pid.as_raw()).collect())
+    let Some(manager) = manager(folders)? else { return Ok(Vec::new()) };
+    match manager.get_all_pids() {
+        Ok(pids) => Ok(pids.into_iter().map(|pid| pid.as_raw()).collect()),
+        Err(err) if io_cause(&err).is_some_and(is_gone) => Ok(Vec::new()),
+        Err(err) => Err(Failure::internal("cannot list the container's processes", &err)),
+    }
+}
+
+/// Whether a cgroup is not there, or was removed while it was read.
+pub(crate) fn is_gone(err: &io::Error) -> bool {
+    err.kind() == io::ErrorKind::NotFound || err.raw_os_error() == Some(Errno::ENODEV as i32)
+}
+
+/// What the kernel answered, where that is why listing failed. libcgroups has it in a field, not among the causes.
+fn io_cause(err: &AnyManagerError) -> Option<&io::Error> {
+    match err {
+        AnyManagerError::V1(V1ManagerError::WrappedIo(err))
+        | AnyManagerError::V2(V2ManagerError::WrappedIo(err))
+        | AnyManagerError::Systemd(SystemdManagerError::WrappedIo(err)) => Some(WrappedIoError::inner(err)),
+        _ => None,
+    }
+}
+
+/// Lets a container's processes go on, if they are frozen: a frozen process on cgroup v1 takes no signal, not even SIGKILL.
+///
+/// # Errors
+/// When its cgroup is there and cannot be thawed.
+pub(crate) fn thaw(folders: &Folders) -> Result<(), Failure> {
+    if pids(folders)?.is_empty() {
+        return Ok(());
+    }
+    let Some(manager) = manager(folders)? else { return Ok(()) };
+    manager
+        .freeze(FreezerState::Thawed)
+        .map_err(|err| Failure::internal("cannot thaw the container's processes", &err))
 }
 
 /// Removes the container's cgroup, where libcontainer cannot.
@@ -59,28 +89,38 @@ pub(crate) fn pids(folders: &Folders) -> Result<Vec<i32>, Failure> {
 /// # Errors
 /// When it cannot be removed.
 pub(crate) fn remove(folders: &Folders) -> Result<(), Failure> {
-    let failed = |err: &(dyn std::error::Error + 'static)| {
-        Failure::internal("cannot remove the container's cgroup", err)
-    };
-    match manager(folders).map_err(|err| failed(&err))? {
-        Some(manager) => manager.remove().map_err(|err| failed(&err)),
-        None => Ok(()),
-    }
+    let removed = manager(folders)?.map_or(Ok(()), |manager| manager.remove());
+    removed.map_err(|err| Failure::internal("cannot remove the container's cgroup", &err))
 }
 
 /// The container's cgroup: as libcontainer noted it, else as the hardened runtime spec names it; none before that.
-fn manager(folders: &Folders) -> Result<Option<AnyCgroupManager>, CreateCgroupSetupError> {
+fn manager(folders: &Folders) -> Result<Option<AnyCgroupManager>, Failure> {
     let noted = Container::load(folders.oci_state()).ok();
     let noted = noted.and_then(|container| Some((container.spec().ok()?.cgroup_path, container.systemd())));
-    let named = || {
-        let spec = Spec::load(folders.bundle().join("config.json")).ok()?;
-        let path = spec.linux().as_ref()?.cgroups_path().clone()?;
-        let systemd = is_systemd_cgroup(&path);
-        Some((path, systemd))
+    let named = match noted {
+        Some(noted) => Some(noted),
+        None => named(folders)?,
     };
-    let Some((cgroup_path, systemd_cgroup)) = noted.or_else(named) else { return Ok(None) };
+    let Some((cgroup_path, systemd_cgroup)) = named else { return Ok(None) };
     let container_name = folders.id().to_owned();
-    create_cgroup_manager(CgroupConfig { cgroup_path, systemd_cgroup, container_name }).map(Some)
+    let config = CgroupConfig { cgroup_path, systemd_cgroup, container_name };
+    create_cgroup_manager(config)
+        .map(Some)
+        .map_err(|err: CreateCgroupSetupError| Failure::internal("cannot find the container's cgroup", &err))
+}
+
+/// The cgroup that the hardened runtime spec names, and whether systemd makes it.
+fn named(folders: &Folders) -> Result<Option<(PathBuf, bool)>, Failure> {
+    let path = folders.bundle().join("config.json");
+    if !path.exists() {
+        return Ok(None);
+    }
+    let spec = Spec::load(&path).map_err(|err| Failure::internal("cannot read the runtime spec", &err))?;
+    let path = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().clone());
+    Ok(path.map(|path| {
+        let systemd = is_systemd_cgroup(&path);
+        (path, systemd)
+    }))
 }
 
 /// Freezes or thaws the container.
@@ -97,36 +137,36 @@ pub(crate) fn freeze(folders: &Folders, step: Step) -> Result<(), Failure> {
     done.map_err(|err| Failure::internal("cannot freeze or thaw the container", &err))
 }
 
-/// Metrics of the container's cgroup, as containerd's own message for cgroup v1 or v2.
-///
-/// # Errors
-/// When they cannot be read.
-pub(crate) fn stats(pid: u32) -> Result<Encoded, Failure> {
-    let failed = |err: &(dyn std::error::Error + 'static)| {
-        Failure::internal("cannot read the container's metrics", err)
-    };
-    let cgroup = get_cgroup(pid).map_err(|err| failed(&err))?;
-    if cgroup.v2() {
-        encode(&collect_metrics_v2(&cgroup).map_err(|err| failed(&err))?)
-    } else {
-        encode(&collect_metrics(&cgroup).map_err(|err| failed(&err))?)
-    }
-}
-
-fn encode<M: Message + MessageFull>(message: &M) -> Result<Encoded, Failure> {
-    let value = message.write_to_bytes().map_err(|err| Failure::internal("cannot encode metrics", &err))?;
-    Ok(Encoded { type_url: M::descriptor().full_name().to_owned(), value })
-}
-
 /// Changes the container's limits; `json` is a runtime spec's `linux.resources`.
 ///
 /// # Errors
 /// When it is no such JSON, or a limit cannot be set.
 pub(crate) fn update(pid: u32, json: &[u8]) -> Result<(), Failure> {
-    let resources: LinuxResources = serde_json::from_slice(json)
+    let mut resources: LinuxResources = serde_json::from_slice(json)
         .map_err(|err| Failure::new(Kind::Invalid, format!("cannot parse the new limits: {err}")))?;
+    let failed = |err: &(dyn std::error::Error + 'static)| {
+        Failure::internal("cannot change the container's limits", err)
+    };
+    if let Some(pids) = resources.pids() {
+        limit_pids(pid, pids.limit()).map_err(|err| failed(&err))?;
+    }
+    resources.set_pids(None);
     let cgroup =
         get_cgroup(pid).map_err(|err| Failure::internal("cannot find the container's cgroup", &err))?;
-    update_resources(&cgroup, &resources)
-        .map_err(|err| Failure::internal("cannot change the container's limits", &err))
+    update_resources(&cgroup, &resources).map_err(|err| failed(&err))
+}
+
+/// Limits the number of processes: 0 changes nothing, and below that is no limit, which cgroups-rs writes as a number.
+fn limit_pids(pid: u32, limit: i64) -> io::Result<()> {
+    let pid = Pid::from_raw(i32::try_from(pid).map_err(io::Error::other)?);
+    let none = || io::Error::new(io::ErrorKind::NotFound, "no cgroup hierarchy counts processes");
+    let cgroup = match v1_cgroup_of("pids", pid)? {
+        Some(cgroup) => cgroup,
+        None => Unified::find().ok_or_else(none)?.cgroup_of(pid)?,
+    };
+    match limit {
+        0 => Ok(()),
+        1.. => std::fs::write(cgroup.join("pids.max"), limit.to_string()),
+        _ => std::fs::write(cgroup.join("pids.max"), "max"),
+    }
 }

@@ -11,6 +11,7 @@ use crate::config::Config;
 use crate::error::{Failure, Kind};
 use crate::identity::Id;
 use crate::lifecycle::{Lifecycle, Step};
+use crate::oom::Watch;
 use crate::reaper::Exit;
 use crate::stdio::{Relay, StdioRequest};
 use crate::walls::Folders;
@@ -67,10 +68,40 @@ pub(crate) struct Container {
     pub(crate) folders: Folders,
     /// The handler's configuration.
     pub(crate) config: Config,
+    /// Whether it has a process namespace of its own.
+    pub(crate) own_pids: bool,
     /// Its own process.
     pub(crate) init: Process,
     /// Its execs.
     pub(crate) execs: BTreeMap<Id, Process>,
+    /// Its memory, watched while its own process lives.
+    pub(crate) memory: Option<Watch>,
+}
+
+impl Container {
+    /// Its own process, or an exec.
+    ///
+    /// # Errors
+    /// When there is no such exec.
+    pub(crate) fn process(&mut self, exec: Option<&Id>) -> Result<&mut Process, Failure> {
+        let Some(exec) = exec else { return Ok(&mut self.init) };
+        let missing = || Failure::new(Kind::NotFound, format!("exec {} not found", exec.as_str()));
+        self.execs.get_mut(exec).ok_or_else(missing)
+    }
+
+    /// Whether it takes an exec.
+    ///
+    /// # Errors
+    /// When it is paused or has stopped.
+    pub(crate) fn takes_exec(&self) -> Result<(), Failure> {
+        match self.init.state {
+            Lifecycle::Added | Lifecycle::Created | Lifecycle::Starting | Lifecycle::Running => Ok(()),
+            Lifecycle::Paused => Err(Failure::new(Kind::Precondition, "cannot exec in a paused container")),
+            Lifecycle::Stopped(_) => {
+                Err(Failure::new(Kind::Precondition, "cannot exec in a container that has stopped"))
+            }
+        }
+    }
 }
 
 /// Which process a call means.
@@ -155,12 +186,6 @@ impl Containers {
         target: &Target,
         f: impl FnOnce(&mut Process) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
-        self.with(&target.id, |container| match &target.exec {
-            None => f(&mut container.init),
-            Some(exec) => f(container
-                .execs
-                .get_mut(exec)
-                .ok_or_else(|| Failure::new(Kind::NotFound, format!("exec {} not found", exec.as_str())))?),
-        })
+        self.with(&target.id, |container| f(container.process(target.exec.as_ref())?))
     }
 }

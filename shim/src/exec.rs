@@ -46,14 +46,11 @@ pub(crate) struct Exec {
 /// When the policy refuses the session, the program was not declared, or libcontainer fails.
 pub(crate) fn start(exec: Exec) -> Result<i32, Failure> {
     let internal = |doing: &str, err: &(dyn std::error::Error + 'static)| Failure::internal(doing, err);
-    let mut process: Process = serde_json::from_slice(&exec.spec).map_err(|err| {
-        Failure::new(
-            Kind::Invalid,
-            format!("cannot parse the process of exec {}: {err}", exec.exec_id.as_str()),
-        )
-    })?;
+    let mut process = parse(&exec.exec_id, &exec.spec)?;
+    // The request says it, as under runc: the streams were made for that.
+    process.set_terminal(Some(exec.console.is_some()));
     let walls = exec.folders.load().map_err(|err| internal("cannot read the container's walls", &err))?;
-    let walls = if process.terminal().unwrap_or(false) { session(&exec, walls, &process)? } else { walls };
+    let walls = if exec.console.is_some() { session(&exec, walls, &process)? } else { walls };
     let container = Container::load(exec.folders.oci_state())
         .map_err(|err| Failure::new(Kind::Precondition, chain(&err)))?;
     let pid =
@@ -75,10 +72,22 @@ pub(crate) fn start(exec: Exec) -> Result<i32, Failure> {
     started
 }
 
-/// Whether the process that `spec` describes is a session with a terminal. What cannot be parsed is refused by [`start`].
-pub(crate) fn is_session(spec: &[u8]) -> bool {
-    let process: Result<Process, _> = serde_json::from_slice(spec);
-    process.is_ok_and(|process| process.terminal().unwrap_or(false))
+/// The process that an exec's `spec` describes.
+///
+/// # Errors
+/// When it is no JSON of a runtime spec's `process`.
+fn parse(exec_id: &Id, spec: &[u8]) -> Result<Process, Failure> {
+    serde_json::from_slice(spec).map_err(|err| {
+        Failure::new(Kind::Invalid, format!("cannot parse the process of exec {}: {err}", exec_id.as_str()))
+    })
+}
+
+/// Refuses what [`start`] could not parse.
+///
+/// # Errors
+/// When it is no JSON of a runtime spec's `process`.
+pub(crate) fn check_spec(exec_id: &Id, spec: &[u8]) -> Result<(), Failure> {
+    parse(exec_id, spec).map(drop)
 }
 
 /// The walls of a session with a terminal, if its policy lets it in.

@@ -77,6 +77,14 @@ impl Lifecycle {
         }
     }
 
+    /// Whether it has a process, or is about to.
+    pub(crate) fn has_process(self) -> bool {
+        match self {
+            Self::Created | Self::Starting | Self::Running | Self::Paused => true,
+            Self::Added | Self::Stopped(_) => false,
+        }
+    }
+
     /// As containerd names it.
     pub(crate) fn status(self) -> Status {
         match self {

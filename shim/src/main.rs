@@ -24,6 +24,7 @@ mod logger;
 mod logging;
 mod network;
 mod observer;
+mod oom;
 mod pod;
 mod policies;
 mod process;
@@ -33,6 +34,7 @@ mod remove;
 mod running;
 mod server;
 mod service;
+mod stats;
 mod stdio;
 mod walls;
 

@@ -1,18 +1,19 @@
 //! What can be done to the containers of a pod. Each operation that touches the kernel much is a child's work.
 
 mod execs;
+mod exits;
 mod upkeep;
 
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use containerd_shim_protos::events::task::{TaskCreate, TaskDelete, TaskExit, TaskIO, TaskStart};
+use containerd_shim_protos::api::Mount;
+use containerd_shim_protos::events::task::{TaskCreate, TaskIO, TaskStart};
 use containerd_shim_protos::protobuf::MessageField;
 use containerd_shim_protos::topics;
-use nix::unistd::Pid;
 use sandbox::handover;
 use tokio::sync::Notify;
 
@@ -22,13 +23,12 @@ use crate::console::Console;
 use crate::container::{Container, Containers, Process, Target};
 use crate::create::{self, Creation, RootfsMount};
 use crate::error::{Failure, Kind};
-use crate::events::{Publisher, timestamp};
+use crate::events::Publisher;
 use crate::identity::Id;
 use crate::lifecycle::{Lifecycle, Step};
 use crate::observer::{Observer, Of};
-use crate::reaper::{Exit, Reaper};
+use crate::reaper::Reaper;
 use crate::remove;
-use crate::running;
 use crate::stdio::{self, Owner, Prepared, ProcessStdio, StdioRequest};
 use crate::walls::Folders;
 
@@ -153,14 +153,18 @@ impl Pod {
             bundle: new.bundle.clone(),
             folders,
             config: new.config,
+            own_pids: is_first_of_its_pids(pid),
             init,
             execs: std::collections::BTreeMap::new(),
+            memory: None,
         };
         self.containers.insert(&new.id, container)?;
+        self.watch_memory(&new.id, pid);
+        // Before its exit can be: that follows from here on.
+        let event = created_event(&new.id, &new.bundle, &new.rootfs, &new.stdio, pid);
+        self.publisher.publish(topics::TASK_CREATE_EVENT_TOPIC, &event);
         self.watch(Target { id: new.id.clone(), exec: None }, pid);
         drop(expecting);
-        let event = created_event(&new.id, &new.bundle, &new.stdio, pid);
-        self.publisher.publish(topics::TASK_CREATE_EVENT_TOPIC, &event);
         Ok(pid)
     }
 
@@ -218,111 +222,6 @@ impl Pod {
         child.answer::<()>(START).await
     }
 
-    /// Follows a process to its end. To be called while an `Expecting` lives.
-    fn watch(&self, target: Target, pid: i32) {
-        let exit = self.reaper.exit_of(Pid::from_raw(pid));
-        let pod = self.clone();
-        tokio::spawn(async move {
-            let Ok(exit) = exit.await else { return };
-            pod.exited(&target, pid, exit);
-        });
-    }
-
-    fn exited(&self, target: &Target, pid: i32, exit: Exit) {
-        let stepped = self.containers.with_process(target, |process| {
-            process.step(Step::Exit(exit))?;
-            process.ended.send_replace(Some(exit));
-            Ok(())
-        });
-        if let Err(failure) = stepped {
-            tracing::warn!(%failure, pid, "an exit came for what is not there any more");
-        }
-        let id = target.exec.as_ref().unwrap_or(&target.id);
-        let event = TaskExit {
-            container_id: target.id.as_str().to_owned(),
-            id: id.as_str().to_owned(),
-            pid: unsigned(pid),
-            exit_status: exit.code,
-            exited_at: MessageField::some(timestamp(exit.at)),
-            ..TaskExit::default()
-        };
-        self.publisher.publish(topics::TASK_EXIT_EVENT_TOPIC, &event);
-    }
-
-    /// Waits for a process's end.
-    ///
-    /// # Errors
-    /// When there is no such process.
-    pub(crate) async fn wait(&self, target: &Target) -> Result<Exit, Failure> {
-        let mut ended = self.containers.with_process(target, |process| Ok(process.ended.subscribe()))?;
-        let exit = ended
-            .wait_for(Option::is_some)
-            .await
-            .map_err(|_| Failure::new(Kind::NotFound, "the process was deleted while it was waited for"))?;
-        exit.ok_or_else(|| Failure::new(Kind::Internal, "an exit was lost"))
-    }
-
-    /// Deletes a process that ended, and for the container's own the container.
-    ///
-    /// # Errors
-    /// When it still runs, or cannot be removed.
-    pub(crate) async fn delete(&self, target: &Target) -> Result<(i32, Exit), Failure> {
-        let (pid, exit, relay, folders, bundle) = self.containers.with(&target.id, |container| {
-            let (folders, bundle) = (container.folders.clone(), container.bundle.clone());
-            let process = match &target.exec {
-                None => &mut container.init,
-                Some(exec) => container.execs.get_mut(exec).ok_or_else(|| {
-                    Failure::new(Kind::NotFound, format!("exec {} not found", exec.as_str()))
-                })?,
-            };
-            let exit = match process.state {
-                Lifecycle::Stopped(exit) => exit,
-                Lifecycle::Added => Exit { code: 0, at: SystemTime::now() },
-                Lifecycle::Created | Lifecycle::Starting | Lifecycle::Running | Lifecycle::Paused => {
-                    return Err(Failure::new(
-                        Kind::Precondition,
-                        "a process that has not ended cannot be deleted",
-                    ));
-                }
-            };
-            Ok((process.pid, exit, process.relay.take(), folders, bundle))
-        })?;
-        if let Some(relay) = relay {
-            relay.drain().await;
-        }
-        match &target.exec {
-            Some(exec) => self.containers.with(&target.id, |container| {
-                container.execs.remove(exec);
-                running::forget(&folders.execs(), exec.as_str());
-                Ok(())
-            })?,
-            None => self.remove(target, pid, exit, folders, bundle).await?,
-        }
-        Ok((pid, exit))
-    }
-
-    async fn remove(
-        &self,
-        target: &Target,
-        pid: i32,
-        exit: Exit,
-        folders: Folders,
-        bundle: PathBuf,
-    ) -> Result<(), Failure> {
-        child::run(&self.reaper, "delete the container", &[], move || remove::remove(&folders, &bundle))
-            .await?;
-        self.containers.remove(&target.id);
-        let event = TaskDelete {
-            container_id: target.id.as_str().to_owned(),
-            pid: unsigned(pid),
-            exit_status: exit.code,
-            exited_at: MessageField::some(timestamp(exit.at)),
-            ..TaskDelete::default()
-        };
-        self.publisher.publish(topics::TASK_DELETE_EVENT_TOPIC, &event);
-        Ok(())
-    }
-
     /// Tells the server that nothing is left to do.
     pub(crate) fn end(&self) {
         self.ended.notify_one();
@@ -333,10 +232,23 @@ fn observer(container: &Container, of: Of, taker: handover::Taker) -> Observer {
     Observer { of, folders: container.folders.clone(), data_dir: container.config.data_dir.clone(), taker }
 }
 
-fn created_event(id: &Id, bundle: &std::path::Path, stdio: &StdioRequest, pid: i32) -> TaskCreate {
+fn created_event(
+    id: &Id,
+    bundle: &std::path::Path,
+    rootfs: &[RootfsMount],
+    stdio: &StdioRequest,
+    pid: i32,
+) -> TaskCreate {
+    let mount = |mount: &RootfsMount| Mount {
+        type_: mount.kind.clone(),
+        source: mount.source.clone(),
+        options: mount.options.clone(),
+        ..Mount::default()
+    };
     TaskCreate {
         container_id: id.as_str().to_owned(),
         bundle: bundle.to_string_lossy().into_owned(),
+        rootfs: rootfs.iter().map(mount).collect(),
         io: MessageField::some(TaskIO {
             stdin: stdio.stdin.clone(),
             stdout: stdio.stdout.clone(),
@@ -347,6 +259,13 @@ fn created_event(id: &Id, bundle: &std::path::Path, stdio: &StdioRequest, pid: i
         pid: unsigned(pid),
         ..TaskCreate::default()
     }
+}
+
+/// Whether a process is the first of a process namespace: with it the kernel ends all others.
+fn is_first_of_its_pids(pid: i32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+    numbers.and_then(|numbers| numbers.split_whitespace().last()) == Some("1")
 }
 
 fn unsigned(pid: i32) -> u32 {

@@ -43,8 +43,9 @@ pub(crate) fn remove(folders: &Folders, bundle: &Path) -> Result<(), Failure> {
 /// Kills the container's processes and waits until they are gone, so that its cgroup can be removed.
 fn end(folders: &Folders, init: Option<i32>) -> Result<(), Failure> {
     let deadline = Instant::now() + VANISH;
+    crate::cgroup::thaw(folders)?;
     loop {
-        let mut alive = crate::cgroup::pids(folders).unwrap_or_default();
+        let mut alive = crate::cgroup::pids(folders)?;
         alive.extend(init.filter(|pid| runs(*pid)));
         if alive.is_empty() {
             return Ok(());

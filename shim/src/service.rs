@@ -4,12 +4,15 @@ use std::path::PathBuf;
 
 use async_trait::async_trait;
 use containerd_shim_protos::api::{
-    CloseIORequest, ConnectRequest, ConnectResponse, CreateTaskRequest, CreateTaskResponse, DeleteRequest,
-    DeleteResponse, Empty, ExecProcessRequest, KillRequest, PauseRequest, PidsRequest, PidsResponse,
-    ProcessInfo, ResizePtyRequest, ResumeRequest, ShutdownRequest, StartRequest, StartResponse, StateRequest,
-    StateResponse, StatsRequest, StatsResponse, UpdateTaskRequest, WaitRequest, WaitResponse,
+    CheckpointTaskRequest, CloseIORequest, ConnectRequest, ConnectResponse, CreateTaskRequest,
+    CreateTaskResponse, DeleteRequest, DeleteResponse, Empty, ExecProcessRequest, KillRequest, PauseRequest,
+    PidsRequest, PidsResponse, ProcessInfo, ResizePtyRequest, ResumeRequest, ShutdownRequest, StartRequest,
+    StartResponse, StateRequest, StateResponse, StatsRequest, StatsResponse, Status, UpdateTaskRequest,
+    WaitRequest, WaitResponse,
 };
-use containerd_shim_protos::protobuf::MessageField;
+use containerd_shim_protos::protobuf::well_known_types::any::Any;
+use containerd_shim_protos::protobuf::{Message, MessageField, MessageFull};
+use containerd_shim_protos::shim::oci::ProcessDetails;
 use containerd_shim_protos::shim_async::Task;
 use containerd_shim_protos::ttrpc::Result as TtrpcResult;
 use containerd_shim_protos::ttrpc::r#async::TtrpcContext;
@@ -20,6 +23,7 @@ use crate::create::RootfsMount;
 use crate::error::{Failure, Kind};
 use crate::events::timestamp;
 use crate::identity::Id;
+use crate::lifecycle::Lifecycle;
 use crate::pod::{NewContainer, Pod};
 use crate::reaper::Exit;
 use crate::stdio::StdioRequest;
@@ -69,7 +73,7 @@ impl Task for Service {
 
     async fn delete(&self, _: &TtrpcContext, req: DeleteRequest) -> TtrpcResult<DeleteResponse> {
         let (pid, exit) = self.pod.delete(&Target::parse(&req.id, &req.exec_id)?).await?;
-        let (exit_status, exited_at) = exit_fields(exit);
+        let (exit_status, exited_at) = exit.map(exit_fields).unwrap_or_default();
         Ok(DeleteResponse { pid: unsigned(pid), exit_status, exited_at, ..DeleteResponse::default() })
     }
 
@@ -90,14 +94,18 @@ impl Task for Service {
 
     async fn state(&self, _: &TtrpcContext, req: StateRequest) -> TtrpcResult<StateResponse> {
         let target = Target::parse(&req.id, &req.exec_id)?;
-        let bundle = self.pod.containers.with(&target.id, |container| Ok(container.bundle.clone()))?;
+        let (bundle, paused) = self.pod.containers.with(&target.id, |container| {
+            Ok((container.bundle.clone(), container.init.state == Lifecycle::Paused))
+        })?;
         let state = self.pod.containers.with_process(&target, |process| {
             let mut response = StateResponse {
-                id: req.id.clone(),
+                // As runc's shim has it: the process's own id.
+                id: if req.exec_id.is_empty() { req.id.clone() } else { req.exec_id.clone() },
                 exec_id: req.exec_id.clone(),
                 bundle: bundle.to_string_lossy().into_owned(),
                 pid: unsigned(process.pid),
-                status: process.state.status().into(),
+                // A container that is frozen is so with all its processes.
+                status: if paused { Status::PAUSED } else { process.state.status() }.into(),
                 stdin: process.stdio.stdin.clone(),
                 stdout: process.stdio.stdout.clone(),
                 stderr: process.stdio.stderr.clone(),
@@ -114,10 +122,7 @@ impl Task for Service {
 
     async fn pids(&self, _: &TtrpcContext, req: PidsRequest) -> TtrpcResult<PidsResponse> {
         let pids = self.pod.pids(&Id::parse(&req.id)?).await?;
-        let processes = pids
-            .into_iter()
-            .map(|pid| ProcessInfo { pid: unsigned(pid), ..ProcessInfo::default() })
-            .collect();
+        let processes = pids.into_iter().map(|(pid, exec)| process_info(pid, exec)).collect();
         Ok(PidsResponse { processes, ..PidsResponse::default() })
     }
 
@@ -129,6 +134,11 @@ impl Task for Service {
     async fn resume(&self, _: &TtrpcContext, req: ResumeRequest) -> TtrpcResult<Empty> {
         self.pod.resume(&Id::parse(&req.id)?).await?;
         Ok(Empty::default())
+    }
+
+    async fn checkpoint(&self, _: &TtrpcContext, _: CheckpointTaskRequest) -> TtrpcResult<Empty> {
+        let why = "Keep makes no checkpoints: a process that is restored would run without its walls";
+        Err(Failure::new(Kind::Unimplemented, why).into())
     }
 
     async fn kill(&self, _: &TtrpcContext, req: KillRequest) -> TtrpcResult<Empty> {
@@ -195,6 +205,16 @@ fn exit_fields(
     exit: Exit,
 ) -> (u32, MessageField<containerd_shim_protos::protobuf::well_known_types::timestamp::Timestamp>) {
     (exit.code, MessageField::some(timestamp(exit.at)))
+}
+
+/// A process, and for an exec its id, in the message in which runc's shim says it and clients look for it.
+fn process_info(pid: i32, exec: Option<Id>) -> ProcessInfo {
+    let info = exec.and_then(|exec| {
+        let details = ProcessDetails { exec_id: exec.as_str().to_owned(), ..ProcessDetails::default() };
+        let type_url = ProcessDetails::descriptor().full_name().to_owned();
+        Some(Any { type_url, value: details.write_to_bytes().ok()?, ..Any::default() })
+    });
+    ProcessInfo { pid: unsigned(pid), info: info.into(), ..ProcessInfo::default() }
 }
 
 fn unsigned(pid: i32) -> u32 {

@@ -134,7 +134,9 @@ fn prepare_io(
         move |err: io::Error| (what, err)
     };
     if !request.stdin.is_empty() {
-        let fifo = pipe::OpenOptions::new().open_receiver(&request.stdin).map_err(at(&request.stdin))?;
+        // Opened for writing as well, as under runc: input ends when containerd says so, not when one of its writers leaves.
+        let fifo = pipe::OpenOptions::new().read_write(true).open_receiver(&request.stdin);
+        let fifo = fifo.map_err(at(&request.stdin))?;
         let sender = if request.terminal {
             None
         } else {

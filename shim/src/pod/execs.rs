@@ -22,7 +22,7 @@ impl Pod {
     /// Adds an exec, to be started later.
     ///
     /// # Errors
-    /// When there is no such container, or an exec of this id.
+    /// When there is no such container, it takes no exec, there is one of this id, or the process cannot be parsed.
     pub(crate) fn add_exec(
         &self,
         target: &Target,
@@ -32,6 +32,7 @@ impl Pod {
         let Some(exec_id) = &target.exec else {
             return Err(Failure::new(Kind::Invalid, "an exec needs an id"));
         };
+        exec::check_spec(exec_id, &spec)?;
         self.containers.with(&target.id, |container| {
             if container.execs.contains_key(exec_id) {
                 return Err(Failure::new(
@@ -39,6 +40,7 @@ impl Pod {
                     format!("exec {} exists already", exec_id.as_str()),
                 ));
             }
+            container.takes_exec()?;
             container.execs.insert(exec_id.clone(), Process::new(stdio, spec));
             Ok(())
         })?;
@@ -53,15 +55,17 @@ impl Pod {
 
     pub(super) async fn start_exec(&self, target: &Target, exec_id: &Id) -> Result<i32, Failure> {
         let (exec, observer, mut ours, terminal) = self.containers.with(&target.id, |container| {
+            container.process(Some(exec_id))?.state.after(Step::Start)?;
+            container.takes_exec()?;
             let process = container.execs.get_mut(exec_id).ok_or_else(|| {
                 Failure::new(Kind::NotFound, format!("exec {} not found", exec_id.as_str()))
             })?;
             process.step(Step::Start)?;
             let connections = Connections::make(&process.stdio, &container.config, self.owner(&target.id))?;
             let console = connections.console_path();
-            let spec = std::mem::take(&mut process.spec);
+            let (spec, is_session) = (std::mem::take(&mut process.spec), process.stdio.terminal);
             let Connections { theirs, ours, console: terminal, giver, taker } = connections;
-            let of = Of::Exec { id: exec_id.as_str().to_owned(), session: exec::is_session(&spec) };
+            let of = Of::Exec { id: exec_id.as_str().to_owned(), session: is_session };
             let observer = observer(container, of, taker);
             let exec = Exec {
                 id: target.id.clone(),

@@ -4,6 +4,7 @@ use containerd_shim_protos::events::task::{TaskPaused, TaskResumed};
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::topics;
 use nix::errno::Errno;
+use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 use super::{Pod, unsigned};
@@ -11,7 +12,7 @@ use crate::container::Target;
 use crate::error::{Failure, Kind};
 use crate::identity::Id;
 use crate::lifecycle::{Lifecycle, Step};
-use crate::{cgroup, child, console, stdio};
+use crate::{cgroup, child, console, stats, stdio};
 
 impl Pod {
     /// Sends a signal to one process, or to all of the container's.
@@ -25,19 +26,33 @@ impl Pod {
             .and_then(|folders| {
                 self.containers.with_process(target, |process| Ok((process.pid, process.state, folders)))
             })?;
-        if all {
-            return child::run(&self.reaper, "signal the container", &[], move || {
-                cgroup::signal_all(&folders, signal)
-            })
-            .await;
-        }
-        match state {
-            Lifecycle::Stopped(_) => Err(Failure::new(Kind::NotFound, "process already finished")),
-            Lifecycle::Added => Err(Failure::new(Kind::Precondition, "the exec has no process yet")),
-            Lifecycle::Created | Lifecycle::Starting | Lifecycle::Running | Lifecycle::Paused => {
-                signal_one(pid, signal)
+        // An exec is one process, as under runc. Of a container that has stopped something may run on where it shares a process
+        // namespace.
+        let all = all && target.exec.is_none();
+        if !all {
+            match state {
+                Lifecycle::Stopped(_) => {
+                    return Err(Failure::new(Kind::NotFound, "process already finished"));
+                }
+                Lifecycle::Added => {
+                    return Err(Failure::new(Kind::Precondition, "the exec has no process yet"));
+                }
+                Lifecycle::Created | Lifecycle::Starting | Lifecycle::Running | Lifecycle::Paused => {
+                    signal_one(pid, signal)?;
+                }
             }
         }
+        let thaws = state == Lifecycle::Paused && signal == Signal::SIGKILL as i32;
+        if !all && !thaws {
+            return Ok(());
+        }
+        child::run(&self.reaper, "signal the container", &[], move || {
+            if all {
+                cgroup::signal_all(&folders, signal)?;
+            }
+            if thaws { cgroup::thaw(&folders) } else { Ok(()) }
+        })
+        .await
     }
 
     /// Freezes the container's processes.
@@ -75,15 +90,15 @@ impl Pod {
     /// Sets a terminal's size.
     ///
     /// # Errors
-    /// When there is no terminal.
+    /// When there is no such process.
     pub(crate) fn resize(&self, target: &Target, columns: u16, rows: u16) -> Result<(), Failure> {
         self.containers.with_process(target, |process| {
             match process.relay.as_ref().and_then(stdio::Relay::master) {
                 Some(master) => console::resize(master, columns, rows)
                     .map_err(|err| Failure::internal("cannot resize the terminal", &err)),
-                // containerd sends sizes before the terminal is there, and after it is gone.
-                None if process.stdio.terminal => Ok(()),
-                None => Err(Failure::new(Kind::Precondition, "the process has no terminal")),
+                // containerd sends sizes before the terminal is there and after it is gone, and runc's shim takes them for
+                // processes without one too.
+                None => Ok(()),
             }
         })
     }
@@ -101,13 +116,20 @@ impl Pod {
         })
     }
 
-    /// Process ids of the container, in the shim's pid namespace.
+    /// Process ids of the container, in the shim's pid namespace, and which exec each is.
     ///
     /// # Errors
     /// When its cgroup cannot be read.
-    pub(crate) async fn pids(&self, id: &Id) -> Result<Vec<i32>, Failure> {
+    pub(crate) async fn pids(&self, id: &Id) -> Result<Vec<(i32, Option<Id>)>, Failure> {
         let folders = self.containers.with(id, |container| Ok(container.folders.clone()))?;
-        child::run(&self.reaper, "list the container's processes", &[], move || cgroup::pids(&folders)).await
+        let pids =
+            child::run(&self.reaper, "list the container's processes", &[], move || cgroup::pids(&folders));
+        let pids = pids.await?;
+        self.containers.with(id, |container| {
+            let exec =
+                |pid| container.execs.iter().find(|(_, exec)| exec.pid == pid).map(|(id, _)| id.clone());
+            Ok(pids.into_iter().map(|pid| (pid, exec(pid))).collect())
+        })
     }
 
     /// Metrics of the container's cgroup.
@@ -115,24 +137,33 @@ impl Pod {
     /// # Errors
     /// When they cannot be read.
     pub(crate) async fn stats(&self, id: &Id) -> Result<Any, Failure> {
-        let pid = self.containers.with(id, |container| Ok(unsigned(container.init.pid)))?;
+        let pid = self.containers.with(id, |container| Ok(container.init.pid))?;
         let encoded =
-            child::run(&self.reaper, "read the container's metrics", &[], move || cgroup::stats(pid)).await?;
+            child::run(&self.reaper, "read the container's metrics", &[], move || stats::of(pid)).await?;
         Ok(Any { type_url: encoded.type_url, value: encoded.value, ..Any::default() })
     }
 
     /// Changes the container's limits; `json` is a runtime spec's `linux.resources`.
     ///
     /// # Errors
-    /// When it is no such JSON, or a limit cannot be set.
+    /// When it is no such JSON, the container has stopped, or a limit cannot be set.
     pub(crate) async fn update(&self, id: &Id, json: Vec<u8>) -> Result<(), Failure> {
-        let pid = self.containers.with(id, |container| Ok(unsigned(container.init.pid)))?;
+        let pid = self.containers.with(id, |container| match container.init.state {
+            Lifecycle::Stopped(_) => {
+                Err(Failure::new(Kind::Precondition, "cannot update a container that has stopped"))
+            }
+            _ => Ok(unsigned(container.init.pid)),
+        })?;
         child::run(&self.reaper, "change the container's limits", &[], move || cgroup::update(pid, &json))
             .await
     }
 }
 
-fn signal_one(pid: i32, signal: i32) -> Result<(), Failure> {
+/// Sends a signal to one process.
+///
+/// # Errors
+/// When there is no such process or signal.
+pub(super) fn signal_one(pid: i32, signal: i32) -> Result<(), Failure> {
     match sandbox::process::signal(Pid::from_raw(pid), signal) {
         Ok(()) => Ok(()),
         Err(Errno::ESRCH) => Err(Failure::new(Kind::NotFound, "process already finished")),
