@@ -1,5 +1,7 @@
 //! Publishes task events to containerd, in order, keeping them while it is away.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
@@ -9,7 +11,7 @@ use containerd_shim_protos::shim::event::Envelope;
 use containerd_shim_protos::shim::events::ForwardRequest;
 use containerd_shim_protos::shim_async::{Client, EventsClient};
 use containerd_shim_protos::ttrpc::context;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 /// Most events that wait for containerd; beyond it new ones are dropped and logged.
 const QUEUE: usize = 4096;
@@ -21,19 +23,33 @@ const DELIVERY: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
+/// Pause between attempts while the shim waits to end.
+const HURRY: Duration = Duration::from_millis(50);
+
 /// Takes events and delivers them one after the other.
 #[derive(Debug, Clone)]
 pub(crate) struct Publisher {
     namespace: String,
     queue: mpsc::Sender<Envelope>,
+    state: Arc<State>,
+}
+
+/// What the queue itself does not tell.
+#[derive(Debug, Default)]
+struct State {
+    /// Events that were queued and are not delivered, the one under way among them.
+    waiting: AtomicUsize,
+    /// Cuts the pause between attempts short.
+    hurry: Notify,
 }
 
 impl Publisher {
     /// Publishes to containerd's ttrpc socket at `address`.
     pub(crate) fn new(address: String, namespace: &str) -> Self {
         let (queue, waiting) = mpsc::channel(QUEUE);
-        tokio::spawn(deliver(address, waiting));
-        Self { namespace: namespace.to_owned(), queue }
+        let state = Arc::new(State::default());
+        tokio::spawn(deliver(address, waiting, state.clone()));
+        Self { namespace: namespace.to_owned(), queue, state }
     }
 
     /// Queues an event.
@@ -53,25 +69,26 @@ impl Publisher {
             event: MessageField::some(any),
             ..Envelope::default()
         };
+        self.state.waiting.fetch_add(1, Ordering::Relaxed);
         if self.queue.try_send(envelope).is_err() {
+            self.state.waiting.fetch_sub(1, Ordering::Relaxed);
             tracing::error!(topic, "event dropped: containerd has been away for too long");
         }
     }
 
-    /// Waits until what was queued is delivered, at most `limit`.
-    pub(crate) async fn flush(&self, limit: Duration) {
+    /// Waits until what was queued is delivered, at most `limit`, and tries often meanwhile. Whether all was.
+    pub(crate) async fn flush(&self, limit: Duration) -> bool {
         let empty = async {
-            while self.queue.capacity() < self.queue.max_capacity() {
-                tokio::time::sleep(Duration::from_millis(2)).await;
+            while self.state.waiting.load(Ordering::Relaxed) > 0 {
+                self.state.hurry.notify_one();
+                tokio::time::sleep(HURRY.min(limit)).await;
             }
         };
-        if tokio::time::timeout(limit, empty).await.is_err() {
-            tracing::warn!("containerd did not take all events before the shim ended");
-        }
+        tokio::time::timeout(limit, empty).await.is_ok()
     }
 }
 
-async fn deliver(address: String, mut waiting: mpsc::Receiver<Envelope>) {
+async fn deliver(address: String, mut waiting: mpsc::Receiver<Envelope>, state: Arc<State>) {
     let mut client: Option<EventsClient> = None;
     while let Some(envelope) = waiting.recv().await {
         let mut pause = PAUSE;
@@ -79,9 +96,12 @@ async fn deliver(address: String, mut waiting: mpsc::Receiver<Envelope>) {
         while let Err(err) = attempt(&address, &mut client, &request).await {
             tracing::debug!(error = %err, "cannot publish; trying again");
             client = None;
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            // Either way it is time for the next attempt.
+            if tokio::time::timeout(pause, state.hurry.notified()).await.is_err() {
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
         }
+        state.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -23,8 +23,12 @@ use crate::service::Service;
 /// The task API's names: containerd 1.x calls the first, 2.x the second. Their messages are the same.
 const NAMES: [&str; 2] = ["containerd.task.v2.Task", "containerd.task.v3.Task"];
 
-/// How long a server that has nothing left to do waits for its last events and answers to be taken.
-const LINGER: Duration = Duration::from_secs(2);
+/// How long a server that has nothing left to do waits for its last events and answers to be taken, before it closes its
+/// connections. containerd waits for that, 2.x even while it starts and hears of no events yet.
+const ANSWERS: Duration = Duration::from_millis(500);
+
+/// How long it waits after that for a containerd that starts to take its last events.
+const LINGER: Duration = Duration::from_secs(10);
 
 /// Serves until the pod's last container is gone and containerd said so.
 ///
@@ -87,13 +91,17 @@ async fn serve_pod(
     let mut server = Server::new().add_listener(listener).register_service(services(pod));
     server.start().await.context("cannot serve")?;
     ended.notified().await;
-    publisher.flush(LINGER).await;
+    let told = publisher.flush(ANSWERS).await;
     if let Some(socket) = socket
         && let Err(err) = std::fs::remove_file(&socket)
     {
         tracing::warn!(error = %err, ?socket, "cannot remove the socket");
     }
-    server.shutdown().await.context("cannot end the server")
+    let ended = server.shutdown().await.context("cannot end the server");
+    if !told && !publisher.flush(LINGER).await {
+        tracing::warn!("containerd did not take all events before the shim ended");
+    }
+    ended
 }
 
 /// One service under both names.
