@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs::OpenOptions;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -17,17 +17,24 @@ use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail};
 use containerd_shim::Flags;
+use containerd_shim::cgroup::adjust_oom_score;
 use containerd_shim_protos::api::DeleteResponse;
+use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::protobuf::{Message, MessageField};
 use containerd_shim_protos::types::introspection::{RuntimeInfo, RuntimeVersion};
 use sandbox::process::OwnProgram;
 
+use crate::config::Config;
 use crate::events::timestamp;
+use crate::features;
 use crate::identity::{Id, group};
 use crate::walls::Folders;
 
 /// The runtime's name to containerd.
 const RUNTIME: &str = "io.containerd.keep.v2";
+
+/// Longest runtime options that are read, in bytes.
+const MAX_OPTIONS: u64 = 1 << 20;
 
 /// Does what the arguments say.
 ///
@@ -40,7 +47,7 @@ pub(crate) fn run(args: &[OsString], serve: impl FnOnce(&Flags) -> Result<()>) -
         return print(format!("{name}:\n  Version:  {}\n", env!("CARGO_PKG_VERSION")).as_bytes());
     }
     if flags.info {
-        return print(&info().write_to_bytes()?);
+        return print(&info(io::stdin())?.write_to_bytes()?);
     }
     match flags.action.as_str() {
         "start" => start(&flags),
@@ -57,15 +64,29 @@ fn print(bytes: &[u8]) -> Result<()> {
     Ok(out.flush()?)
 }
 
-fn info() -> RuntimeInfo {
-    RuntimeInfo {
+/// What the runtime is and does; a handler's options, which containerd writes to standard input, are read as for a
+/// container, and given back.
+fn info(options: impl Read + IsTerminal) -> Result<RuntimeInfo> {
+    let mut bytes = Vec::new();
+    if !options.is_terminal() {
+        options.take(MAX_OPTIONS).read_to_end(&mut bytes).context("cannot read the runtime options")?;
+    }
+    let options = match bytes.as_slice() {
+        [] => None,
+        bytes => Some(Any::parse_from_bytes(bytes).context("cannot parse the runtime options")?),
+    };
+    Config::from_options(options.as_ref())?;
+    let features = features::encoded().context("cannot write the features")?;
+    Ok(RuntimeInfo {
         name: RUNTIME.to_owned(),
         version: MessageField::some(RuntimeVersion {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             ..RuntimeVersion::default()
         }),
+        options: options.into(),
+        features: MessageField::some(features),
         ..RuntimeInfo::default()
-    }
+    })
 }
 
 /// Starts the pod's server, or finds it, and prints its address.
@@ -119,12 +140,14 @@ fn leave_server(flags: &Flags, bundle: &Path, listener: UnixListener) -> Result<
         .args(["-namespace", &flags.namespace, "-id", &flags.id, "-address", &flags.address])
         .args(flags.debug.then_some("-debug"))
         .arg("serve")
-        .current_dir(bundle)
+        // Not the bundle: that goes with its container, and the server may have others by then.
+        .current_dir("/")
         .stdin(Stdio::from(OwnedFd::from(listener)))
         .stdout(Stdio::null())
         .stderr(log);
-    command.spawn().context("cannot start the shim's server")?;
-    Ok(())
+    let server = command.spawn().context("cannot start the shim's server")?;
+    // Short of memory, the kernel should end the pod's server rather than containerd, which would take all pods with it.
+    adjust_oom_score(server.id()).context("cannot adjust the server's OOM score")
 }
 
 /// The id by which the pod's containers share a server.

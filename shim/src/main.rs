@@ -17,6 +17,7 @@ mod events;
 mod exec;
 mod executables;
 mod executor;
+mod features;
 mod identity;
 mod image;
 mod lifecycle;
