@@ -19,4 +19,5 @@ pub mod node;
 pub mod provision;
 pub mod shared;
 pub mod suite;
+pub mod task;
 pub mod under_test;

@@ -18,7 +18,7 @@ use crate::lifecycle::{Lifecycle, Step};
 use crate::oom::Watch;
 use crate::reaper::Exit;
 use crate::walls::Folders;
-use crate::{cgroup, child, remove};
+use crate::{cgroup, child, remove, running};
 
 /// Longest that a container's other processes may take to end after its own did.
 const REST: Duration = Duration::from_secs(10);

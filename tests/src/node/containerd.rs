@@ -56,7 +56,7 @@ pub enum Runtime {
 }
 
 impl Runtime {
-    pub(super) fn flags(self, folder: &Path) -> Result<Vec<String>> {
+    pub(crate) fn flags(self, folder: &Path) -> Result<Vec<String>> {
         let words: Vec<String> = match self {
             Self::Runc => vec!["--runtime".into(), "io.containerd.runc.v2".into()],
             Self::Keep => vec!["--runtime".into(), under_test::RUNTIME.into()],
@@ -88,6 +88,14 @@ impl Node {
     /// # Errors
     /// When it does not answer within 20 s; shows the end of its log.
     pub fn start_containerd(&mut self) -> Result<()> {
+        self.start_containerd_with(&[])
+    }
+
+    /// The same, with further flags for containerd.
+    ///
+    /// # Errors
+    /// As [`Self::start_containerd`].
+    pub fn start_containerd_with(&mut self, flags: &[&str]) -> Result<()> {
         let text = match (self.options.containerd, self.options.kubernetes) {
             (Containerd::Debian, _) => include_str!("containerd-1.6.toml"),
             (Containerd::Built, false) => include_str!("containerd-2.3.toml"),
@@ -104,7 +112,8 @@ impl Node {
         }
         let path = self.folder.join("containerd.toml");
         std::fs::write(&path, text).context("cannot write containerd's configuration")?;
-        self.daemon("containerd", "containerd", &["-c", &path.to_string_lossy()])?;
+        let path = path.to_string_lossy();
+        self.daemon("containerd", "containerd", &[&["-c", path.as_ref()], flags].concat())?;
         let answers = || self.ctr(&["version"]).ok().filter(|output| output.status.success());
         let answered = command::until("containerd to answer", Duration::from_secs(20), answers);
         answered.with_context(|| format!("containerd said:\n{}", self.log_end("containerd")))?;

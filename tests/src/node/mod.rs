@@ -320,6 +320,13 @@ impl Node {
         lines.get(lines.len().saturating_sub(15)..).unwrap_or_default().join("\n")
     }
 
+    /// The lines of a log of the node that hold `words`.
+    #[must_use]
+    pub fn log_lines(&self, name: &str, words: &str) -> Vec<String> {
+        let text = std::fs::read_to_string(self.log(name)).unwrap_or_default();
+        text.lines().filter(|line| line.contains(words)).map(str::to_owned).collect()
+    }
+
     fn log(&self, name: &str) -> PathBuf {
         self.folder.join("log").join(format!("{name}.log"))
     }

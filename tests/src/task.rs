@@ -1,0 +1,284 @@
+//! A client of containerd's task service, and of a shim itself, as Kubernetes is one.
+
+mod events;
+mod shim;
+
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use containerd_client::services::v1::container::Runtime;
+use containerd_client::services::v1::containers_client::ContainersClient;
+use containerd_client::services::v1::snapshots::MountsRequest;
+use containerd_client::services::v1::snapshots::snapshots_client::SnapshotsClient;
+use containerd_client::services::v1::tasks_client::TasksClient;
+use containerd_client::services::v1::{
+    Container, CreateContainerRequest, CreateTaskRequest, DeleteContainerRequest, ExecProcessRequest,
+    GetContainerRequest, GetRequest, KillRequest, StartRequest, UpdateContainerRequest, WaitRequest,
+};
+use containerd_client::tonic::transport::Channel;
+use containerd_client::tonic::{Request, Response, Status};
+use containerd_client::types::v1::Process;
+use prost_types::{Any, FieldMask};
+use serde_json::Value;
+use tokio::runtime::Runtime as Tokio;
+
+use crate::node::{Node, Runtime as Handler};
+
+pub use events::{Event, Events};
+pub use shim::Shim;
+
+/// Longest that one call may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What a call answers.
+pub type Answer<T> = std::result::Result<T, Status>;
+
+/// What a process's streams are connected to: paths of fifos or log URIs, or nothing.
+#[derive(Debug, Clone, Default)]
+pub struct Streams {
+    /// Fifo.
+    pub stdin: String,
+    /// Fifo or URI.
+    pub stdout: String,
+    /// Fifo or URI.
+    pub stderr: String,
+    /// Whether the process has a terminal.
+    pub terminal: bool,
+}
+
+/// A connection to a node's containerd.
+#[derive(Debug)]
+pub struct Client {
+    runtime: Tokio,
+    channel: Channel,
+    namespace: String,
+}
+
+impl Client {
+    /// Connects.
+    ///
+    /// # Errors
+    /// When containerd does not listen.
+    pub fn connect(node: &Node) -> Result<Self> {
+        let runtime = runtime()?;
+        let channel = runtime.block_on(containerd_client::connect(node.socket()));
+        let channel = channel.context("cannot connect to containerd")?;
+        Ok(Self { runtime, channel, namespace: node.namespace.clone() })
+    }
+
+    /// Makes one call.
+    fn call<M, T, F>(&self, message: M, call: impl FnOnce(Request<M>) -> F) -> Answer<T>
+    where
+        F: Future<Output = Answer<Response<T>>>,
+    {
+        let request = in_namespace(message, &self.namespace)?;
+        self.runtime.block_on(async {
+            let timeout = |_| Status::deadline_exceeded("the test's client waited in vain");
+            tokio::time::timeout(PATIENCE, call(request)).await.map_err(timeout)?.map(Response::into_inner)
+        })
+    }
+
+    /// Makes one call of the task service.
+    ///
+    /// # Errors
+    /// The service's own.
+    pub fn task<M, T>(
+        &self,
+        message: M,
+        call: impl AsyncFnOnce(TasksClient<Channel>, Request<M>) -> Answer<Response<T>>,
+    ) -> Answer<T> {
+        let client = TasksClient::new(self.channel.clone());
+        self.call(message, |request| call(client, request))
+    }
+
+    /// Makes the task of a container that [`Node::make_container`] made; the process id.
+    ///
+    /// # Errors
+    /// The service's own.
+    pub fn create(&self, id: &str, streams: &Streams) -> Answer<u32> {
+        let mut snapshots = SnapshotsClient::new(self.channel.clone());
+        let asked = MountsRequest { snapshotter: "overlayfs".to_owned(), key: id.to_owned() };
+        let rootfs = self.call(asked, |request| async move { snapshots.mounts(request).await })?.mounts;
+        let streams = streams.clone();
+        let request = CreateTaskRequest {
+            container_id: id.to_owned(),
+            rootfs,
+            stdin: streams.stdin,
+            stdout: streams.stdout,
+            stderr: streams.stderr,
+            terminal: streams.terminal,
+            ..CreateTaskRequest::default()
+        };
+        self.task(request, async |mut tasks, request| tasks.create(request).await).map(|created| created.pid)
+    }
+
+    /// Starts the task, or an exec (else `exec` is empty); the process id.
+    ///
+    /// # Errors
+    /// The service's own.
+    pub fn start(&self, id: &str, exec: &str) -> Answer<u32> {
+        let request = StartRequest { container_id: id.to_owned(), exec_id: exec.to_owned() };
+        self.task(request, async |mut tasks, request| tasks.start(request).await).map(|started| started.pid)
+    }
+
+    /// Adds an exec of `arguments`.
+    ///
+    /// # Errors
+    /// The service's own, and when the container has no runtime spec.
+    pub fn add_exec(&self, id: &str, exec: &str, arguments: &[&str], streams: &Streams) -> Answer<()> {
+        let mut process = self.spec(id)?["process"].clone();
+        process["args"] = Value::from(arguments);
+        process["terminal"] = Value::from(streams.terminal);
+        self.add_exec_of(id, exec, process.to_string().as_bytes(), streams)
+    }
+
+    /// Adds an exec whose process is described by `spec`.
+    ///
+    /// # Errors
+    /// The service's own.
+    pub fn add_exec_of(&self, id: &str, exec: &str, spec: &[u8], streams: &Streams) -> Answer<()> {
+        let streams = streams.clone();
+        let request = ExecProcessRequest {
+            container_id: id.to_owned(),
+            exec_id: exec.to_owned(),
+            stdin: streams.stdin,
+            stdout: streams.stdout,
+            stderr: streams.stderr,
+            terminal: streams.terminal,
+            spec: Some(json_any("Process", spec)),
+        };
+        self.task(request, async |mut tasks, request| tasks.exec(request).await).map(drop)
+    }
+
+    /// Sends a signal.
+    ///
+    /// # Errors
+    /// The service's own.
+    pub fn kill(&self, id: &str, exec: &str, signal: u32, all: bool) -> Answer<()> {
+        let request = KillRequest { container_id: id.to_owned(), exec_id: exec.to_owned(), signal, all };
+        self.task(request, async |mut tasks, request| tasks.kill(request).await).map(drop)
+    }
+
+    /// How a process stands.
+    ///
+    /// # Errors
+    /// The service's own.
+    pub fn get(&self, id: &str, exec: &str) -> Answer<Process> {
+        let request = GetRequest { container_id: id.to_owned(), exec_id: exec.to_owned() };
+        let process = self.task(request, async |mut tasks, request| tasks.get(request).await)?.process;
+        process.ok_or_else(|| Status::internal("no process in the answer"))
+    }
+
+    /// Waits for a process's end; its exit code.
+    ///
+    /// # Errors
+    /// The service's own.
+    pub fn wait(&self, id: &str, exec: &str) -> Answer<u32> {
+        let request = WaitRequest { container_id: id.to_owned(), exec_id: exec.to_owned() };
+        self.task(request, async |mut tasks, request| tasks.wait(request).await)
+            .map(|ended| ended.exit_status)
+    }
+
+    /// A container's runtime spec.
+    ///
+    /// # Errors
+    /// When there is no such container, or it has none.
+    pub fn spec(&self, id: &str) -> Answer<Value> {
+        let spec = self.container(id)?.spec.unwrap_or_default();
+        serde_json::from_slice(&spec.value).map_err(|error| Status::internal(error.to_string()))
+    }
+
+    /// Changes a container's runtime spec, before its task is made.
+    ///
+    /// # Errors
+    /// When there is no such container, or containerd refuses.
+    pub fn edit_spec(&self, id: &str, edit: impl FnOnce(&mut Value)) -> Answer<()> {
+        let mut spec = self.spec(id)?;
+        edit(&mut spec);
+        let mut container = self.container(id)?;
+        container.spec = Some(json_any("Spec", spec.to_string().as_bytes()));
+        let update_mask = Some(FieldMask { paths: vec!["spec".to_owned()] });
+        let request = UpdateContainerRequest { container: Some(container), update_mask };
+        let mut containers = ContainersClient::new(self.channel.clone());
+        self.call(request, |request| async move { containers.update(request).await }).map(drop)
+    }
+
+    /// Gives a container, which must not have a task yet, options for its runtime, as a handler's configuration does.
+    ///
+    /// # Errors
+    /// When there is no such container, or containerd refuses.
+    pub fn set_options(&self, id: &str, options: Any) -> Answer<()> {
+        let mut container = self.container(id)?;
+        container.runtime = container.runtime.map(|runtime| Runtime { options: Some(options), ..runtime });
+        let mut containers = ContainersClient::new(self.channel.clone());
+        let mut remover = containers.clone();
+        let request = DeleteContainerRequest { id: id.to_owned() };
+        self.call(request, |request| async move { remover.delete(request).await })?;
+        let request = CreateContainerRequest { container: Some(container) };
+        self.call(request, |request| async move { containers.create(request).await }).map(drop)
+    }
+
+    fn container(&self, id: &str) -> Answer<Container> {
+        let mut containers = ContainersClient::new(self.channel.clone());
+        let request = GetContainerRequest { id: id.to_owned() };
+        let found = self.call(request, |request| async move { containers.get(request).await })?.container;
+        found.ok_or_else(|| Status::internal("no container in the answer"))
+    }
+}
+
+/// A runtime for one client.
+fn runtime() -> Result<Tokio> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start tokio")
+}
+
+fn in_namespace<M>(message: M, namespace: &str) -> Answer<Request<M>> {
+    let mut request = Request::new(message);
+    let name = namespace.parse().map_err(|_| Status::invalid_argument("the namespace is no header"))?;
+    request.metadata_mut().insert("containerd-namespace", name);
+    Ok(request)
+}
+
+/// A part of the OCI runtime spec, as containerd's clients send it.
+#[must_use]
+pub fn json_any(kind: &str, json: &[u8]) -> Any {
+    let type_url = format!("types.containerd.io/opencontainers/runtime-spec/1/{kind}");
+    Any { type_url, value: json.to_vec() }
+}
+
+impl Node {
+    /// Makes a container without a task.
+    ///
+    /// # Errors
+    /// When containerd cannot.
+    pub fn make_container(
+        &self,
+        runtime: Handler,
+        flags: &[&str],
+        image: &str,
+        id: &str,
+        arguments: &[&str],
+    ) -> Result<()> {
+        let mut words = vec!["containers".to_owned(), "create".to_owned()];
+        words.extend(runtime.flags(&self.folder.join("classes"))?);
+        words.extend(flags.iter().copied().chain(["--", image, id]).map(str::to_owned));
+        words.extend(arguments.iter().copied().map(str::to_owned));
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        self.ctr(&words)?.success().map(drop)
+    }
+
+    /// containerd's folder of a container's task, the bundle, as seen on this machine.
+    #[must_use]
+    pub fn bundle(&self, id: &str) -> PathBuf {
+        let tasks = self.folder.join("ctd/state/io.containerd.runtime.v2.task");
+        tasks.join(&self.namespace).join(id)
+    }
+
+    /// A path inside the node as this machine sees it.
+    #[must_use]
+    pub fn inside(&self, path: &Path) -> PathBuf {
+        let root = PathBuf::from(format!("/proc/{}/root", self.init()));
+        root.join(path.strip_prefix("/").unwrap_or(path))
+    }
+}
