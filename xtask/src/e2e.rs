@@ -13,6 +13,7 @@ use tests::{images, under_test};
 const IMAGE: &str = "keep.test/shop:1";
 const POLICY: &str = include_str!("e2e/policy.yaml");
 const POD: &str = include_str!("e2e/shop.yaml");
+const GREEDY: &str = include_str!("e2e/greedy.yaml");
 
 /// Brings the node up, runs the story, takes the node down; with `stay`, leaves it up.
 ///
@@ -79,6 +80,21 @@ fn story(cluster: &mut Cluster) -> Result<()> {
         .apply(&POD.replace("NAME", "wrong").replace("CLASS", "keep").replace(IMAGE, "keep.test/wrong:1"))?;
     described(cluster, "wrong", "dev.keep.listen")?;
     say("a pod with a wrong label does not start, and kubectl describe pod says why");
+    out_of_memory(cluster)
+}
+
+/// A container that takes more memory than its limit is shown as Kubernetes shows it everywhere.
+fn out_of_memory(cluster: &Cluster) -> Result<()> {
+    cluster.node.import(&images::busybox()?, "keep.test/busybox:1")?;
+    cluster.apply(GREEDY)?;
+    let path = "jsonpath={.status.containerStatuses[0].state.terminated.reason}";
+    let mut last = String::new();
+    until("kubelet to see the container's end", Duration::from_secs(30), || {
+        last = cluster.kubectl(&["get", "pod", "greedy", "-o", path]).ok()?.text().to_owned();
+        (!last.is_empty()).then_some(())
+    })?;
+    ensure!(last == "OOMKilled", "kubelet says {last}");
+    say("a container over its memory limit is OOMKilled in the pod's status");
     Ok(())
 }
 
