@@ -21,3 +21,19 @@ pub(crate) fn program(process: &Process) -> Option<&str> {
 pub(crate) fn is_systemd_cgroup(path: &Path) -> bool {
     path.to_string_lossy().split(':').count() == 3
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_systemd_cgroup_has_slice_prefix_and_name() {
+        for path in ["kubepods-burstable-pod1.slice:cri-containerd:abc", "system.slice:keep:abc", ":keep:abc"]
+        {
+            assert!(is_systemd_cgroup(Path::new(path)), "{path}");
+        }
+        for path in ["/kubepods/burstable/pod1/abc", "/k8s.io/abc", "abc", "/a:b/abc", "a:b:c:d", ""] {
+            assert!(!is_systemd_cgroup(Path::new(path)), "{path}");
+        }
+    }
+}

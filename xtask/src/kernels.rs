@@ -25,7 +25,7 @@ pub(crate) struct Kernels {
     /// Only machines whose name in the summary has this word: 6.1, 6.12, disabled
     #[arg(long)]
     only: Option<String>,
-    /// The attack suite too, in containers of containerd 2.3 (some minutes more for each kernel; `cargo xtask build` first)
+    /// The attack suite and what the task API says of memory too, in containers of containerd 2.3 (some minutes more for each kernel; `cargo xtask build` first)
     #[arg(long)]
     containers: bool,
 }

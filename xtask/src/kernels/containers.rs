@@ -1,4 +1,5 @@
-//! The attack suite in containers on these kernels: what they need, and whether each probe came out as docs/escapes.md says.
+//! Containers on these kernels: what they need, whether each probe of the attack suite came out as docs/escapes.md says, and what
+//! the task API says of memory on cgroup v2, which only these machines have alone.
 
 use std::path::Path;
 use std::process::Command;
@@ -28,6 +29,8 @@ pub(super) fn add(layer: Layer, kernels: &[&str]) -> Result<Layer> {
             images::write(&attack::image(user)?, &format!("keep.test/attack:{name}"), folder.path())?;
         layer = layer.copy(&archive, &format!("keep/{name}.tar"))?;
     }
+    let archive = images::write(&images::busybox()?, "keep.test/busybox:1", folder.path())?;
+    layer = layer.copy(&archive, "keep/busybox.tar")?;
     for package in kernels {
         let (version, module) = overlay(&provision::kernel(package)?, folder.path())?;
         layer = layer.file(&format!("keep/overlay-{version}.ko"), module, 0o644);
@@ -59,6 +62,13 @@ pub(super) fn judged(text: &str, open: &[&str]) -> Result<String> {
     let probes = attack::probes()?;
     ensure!(!probes.is_empty(), "{} lists no probe", attack::PROGRAM);
     let mut results = String::new();
+    for (name, good) in [
+        ("metrics on cgroup v2", said_of(text, "metrics").is_some_and(metrics_are_right)),
+        ("a container out of memory is ended", said_of(text, "exit") == Some("137")),
+        ("it is told of before its exit", said_of(text, "events").is_some_and(events_are_right)),
+    ] {
+        results += &format!("test task API: {name} ... {}\n", if good { "ok" } else { "FAILED" });
+    }
     for setting in Setting::all().filter(|setting| setting.walls == Walls::Keep) {
         for probe in probes.iter().filter(|probe| probe.who != "user" || setting.user == User::Other) {
             let prefix = format!("attack {setting}: {}: ", probe.name);
@@ -69,6 +79,33 @@ pub(super) fn judged(text: &str, open: &[&str]) -> Result<String> {
         }
     }
     Ok(results)
+}
+
+/// What the task API said, in the line that has it.
+fn said_of<'a>(text: &'a str, what: &str) -> Option<&'a str> {
+    let prefix = format!("task {what}: ");
+    text.lines().find_map(|line| line.trim_end().strip_prefix(prefix.as_str()))
+}
+
+/// Whether there is what containerd and kubelet look for, in kind: metrics of a container that sleeps, with a limit of 64 MiB.
+fn metrics_are_right(json: &str) -> bool {
+    let Ok(all) = serde_json::from_str::<serde_json::Value>(json) else { return false };
+    let number = |path: &str| all.pointer(path).and_then(serde_json::Value::as_u64).unwrap_or_default();
+    number("/pids/current") == 1
+        && number("/cpu/usage_usec") > 0
+        && number("/memory/usage") > 0
+        && number("/memory/anon") > 0
+        && number("/memory/usage_limit") == 67_108_864
+        && ["/memory_events", "/io", "/cpu/psi/some", "/memory/psi/full"]
+            .iter()
+            .all(|path| all.pointer(path).is_some())
+}
+
+/// Whether a container ran out of memory before it ended; the kernel may tell several times.
+fn events_are_right(topics: &str) -> bool {
+    let mut topics: Vec<&str> = topics.split_whitespace().collect();
+    topics.dedup();
+    topics == ["/tasks/create", "/tasks/start", "/tasks/oom", "/tasks/exit", "/tasks/delete"]
 }
 
 fn is_right(probe: &Probe, said: &str, open: &[&str]) -> bool {
@@ -82,6 +119,28 @@ fn is_right(probe: &Probe, said: &str, open: &[&str]) -> bool {
 #[cfg(test)]
 mod outcomes {
     use super::*;
+
+    #[test]
+    fn metrics_need_every_part_that_is_looked_for() {
+        let json = r#"{"pids":{"current":1},"cpu":{"usage_usec":365616,"psi":{"some":{"total":21453},"full":{}}},
+            "memory":{"anon":122880,"usage":516096,"usage_limit":67108864,"psi":{"some":{},"full":{}}},
+            "io":{"psi":{"some":{},"full":{}}},"memory_events":{}}"#;
+        assert!(metrics_are_right(json));
+        for (part, other) in
+            [("67108864", "67108863"), ("\"io\"", "\"oi\""), ("122880", "0"), ("{\"pids\"", "{")]
+        {
+            assert!(!metrics_are_right(&json.replace(part, other)), "{part}");
+        }
+    }
+
+    #[test]
+    fn the_event_of_running_out_of_memory_is_to_come_before_the_exit() {
+        assert!(events_are_right(
+            "/tasks/create /tasks/start /tasks/oom /tasks/oom /tasks/exit /tasks/delete"
+        ));
+        assert!(!events_are_right("/tasks/create /tasks/start /tasks/exit /tasks/oom /tasks/delete"));
+        assert!(!events_are_right("/tasks/create /tasks/start /tasks/exit /tasks/delete"));
+    }
 
     #[test]
     fn a_probe_is_to_be_stopped_unless_it_is_open_and_then_it_is_to_cross() {
