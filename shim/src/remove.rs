@@ -43,7 +43,7 @@ pub(crate) fn remove(folders: &Folders, bundle: &Path) -> Result<(), Failure> {
 /// Kills the container's processes and waits until they are gone, so that its cgroup can be removed.
 fn end(folders: &Folders, init: Option<i32>) -> Result<(), Failure> {
     let deadline = Instant::now() + VANISH;
-    crate::cgroup::thaw(folders)?;
+    let mut thawed = false;
     loop {
         let mut alive = crate::cgroup::pids(folders)?;
         alive.extend(init.filter(|pid| runs(*pid)));
@@ -55,6 +55,9 @@ fn end(folders: &Folders, init: Option<i32>) -> Result<(), Failure> {
                 Kind::Internal,
                 format!("processes {alive:?} of the container do not end"),
             ));
+        }
+        if !std::mem::replace(&mut thawed, true) {
+            crate::cgroup::thaw(folders)?;
         }
         for pid in alive {
             match sandbox::process::signal(
