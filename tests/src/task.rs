@@ -212,12 +212,24 @@ impl Client {
     pub fn set_options(&self, id: &str, options: Any) -> Answer<()> {
         let mut container = self.container(id)?;
         container.runtime = container.runtime.map(|runtime| Runtime { options: Some(options), ..runtime });
+        // What no container refers to may be collected at any time: another one holds the snapshot meanwhile.
+        let holder = format!("{id}-holder");
+        self.make_record(Container { id: holder.clone(), ..container.clone() })?;
+        self.remove_record(id)?;
+        self.make_record(container)?;
+        self.remove_record(&holder)
+    }
+
+    fn make_record(&self, container: Container) -> Answer<()> {
         let mut containers = ContainersClient::new(self.channel.clone());
-        let mut remover = containers.clone();
-        let request = DeleteContainerRequest { id: id.to_owned() };
-        self.call(request, |request| async move { remover.delete(request).await })?;
         let request = CreateContainerRequest { container: Some(container) };
         self.call(request, |request| async move { containers.create(request).await }).map(drop)
+    }
+
+    fn remove_record(&self, id: &str) -> Answer<()> {
+        let mut containers = ContainersClient::new(self.channel.clone());
+        let request = DeleteContainerRequest { id: id.to_owned() };
+        self.call(request, |request| async move { containers.delete(request).await }).map(drop)
     }
 
     fn container(&self, id: &str) -> Answer<Container> {

@@ -248,9 +248,10 @@ impl Node {
     /// # Errors
     /// When there is no such process.
     pub fn outside(&self, inside: i32) -> Result<i32> {
-        let mut all = self.processes().into_iter();
-        let found = all.find(|process| process.inside == inside).map(|process| process.pid);
-        found.with_context(|| format!("no process {inside} in the node"))
+        // While it executes its program it has no command line, and looks like a zombie.
+        command::until(&format!("process {inside} in the node"), Duration::from_secs(2), || {
+            self.processes().into_iter().find(|process| process.inside == inside).map(|process| process.pid)
+        })
     }
 
     /// What the shim recorded of a container, from its spool.

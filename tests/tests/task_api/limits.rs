@@ -73,10 +73,7 @@ fn of_cgroup(case: &Case<'_>, pid: u32, controller: &str, file: &str) -> Result<
 fn fields(case: &mut Case<'_>) -> Result<()> {
     let line = "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; exec sleep 600";
     let pid = case.running(&["--memory-limit", "134217728"], &["sh", "-c", line])?;
-    tests::command::until("the loop to end", crate::PATIENCE, || {
-        let outside = case.node.outside(pid.cast_signed()).ok()?;
-        std::fs::read_to_string(format!("/proc/{outside}/comm")).ok().filter(|name| name.trim() == "sleep")
-    })?;
+    case.runs(pid, "sleep")?;
     let metrics = metrics(case)?;
     let said = &mut case.said;
     let usage = &metrics.cpu.usage;

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use containerd_client::services::v1::DeleteTaskRequest;
+use tests::command::until;
 use tests::node::{Containerd, Node, Options, Runtime};
 use tests::shared::Shared;
 use tests::task::{Client, Event, Events, Streams};
@@ -66,6 +67,15 @@ impl Case<'_> {
     pub fn exec(&self, exec: &str, arguments: &[&str]) -> Result<u32> {
         self.client.add_exec(&self.id, exec, arguments, &Streams::default())?;
         Ok(self.client.start(&self.id, exec)?)
+    }
+
+    /// Waits until a process runs a program: runc's own does when runc's shim says that the exec has started.
+    pub fn runs(&self, pid: u32, program: &str) -> Result<()> {
+        until(program, PATIENCE, || {
+            let outside = self.node.outside(pid.cast_signed()).ok()?;
+            let name = std::fs::read_to_string(format!("/proc/{outside}/comm")).ok()?;
+            (name.trim() == program).then_some(())
+        })
     }
 
     /// Ends the container and deletes its task; all its events.

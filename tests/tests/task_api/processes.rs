@@ -139,7 +139,8 @@ fn signals(case: &mut Case<'_>) -> Result<()> {
     case.running(&[], &["sleep", "600"])?;
     for signal in [1, 2, 3, 4, 6, 8, 9, 10, 11, 12, 13, 14, 15] {
         let exec = format!("signal-{signal}");
-        case.exec(&exec, &["sleep", "600"])?;
+        let pid = case.exec(&exec, &["sleep", "600"])?;
+        case.runs(pid, "sleep")?;
         case.said.call(&format!("kill -{signal}"), case.client.kill(&case.id, &exec, signal, false));
         case.said.call(&format!("wait after {signal}"), case.client.wait(&case.id, &exec));
     }
