@@ -1,5 +1,6 @@
 //! Hardens an OCI runtime spec on the host, before the container exists.
 
+mod dialect;
 mod executable;
 mod mounts;
 #[cfg(test)]
@@ -13,6 +14,8 @@ use oci_spec::runtime::{Capabilities, LinuxCapabilities, Mount, Process, Spec};
 use profiles::Plan;
 use profiles::plan::Gap;
 use profiles::policy::Mode;
+
+pub use dialect::{V1Cgroup, translate};
 
 use crate::executables::Executables;
 use crate::paths::Root;

@@ -1,5 +1,6 @@
 //! What is asked of a container's cgroup, each in a child of the shim.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
 
@@ -10,12 +11,14 @@ use libcgroups::common::{
 };
 use libcgroups::systemd::manager::SystemdManagerError;
 use libcgroups::v1::manager::V1ManagerError;
+use libcgroups::v1::util::list_supported_mount_points;
 use libcgroups::v2::manager::V2ManagerError;
 use libcontainer::container::Container;
 use nix::errno::Errno;
 use nix::unistd::Pid;
 use oci_spec::runtime::{LinuxResources, Spec};
 use sandbox::cgroup::{Unified, v1_cgroup_of};
+use sandbox::spec::V1Cgroup;
 
 use crate::error::{Failure, Kind};
 use crate::lifecycle::Step;
@@ -121,6 +124,25 @@ fn named(folders: &Folders) -> Result<Option<(PathBuf, bool)>, Failure> {
         let systemd = is_systemd_cgroup(&path);
         (path, systemd)
     }))
+}
+
+/// The container's cgroups that libcontainer will make where the machine's are v1; none where they are v2.
+///
+/// # Errors
+/// When the machine's cgroups cannot be told.
+pub(crate) fn v1_cgroups(spec: &Spec) -> Result<Vec<V1Cgroup>, Failure> {
+    let failed =
+        |err: &(dyn std::error::Error + 'static)| Failure::internal("cannot tell the machine's cgroups", err);
+    let path = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_ref());
+    let (Some(path), true) = (path, crate::network::is_beside_v1()?) else { return Ok(Vec::new()) };
+    let hierarchies = list_supported_mount_points().map_err(|err| failed(&err))?;
+    let hierarchies: BTreeSet<PathBuf> = hierarchies.into_values().collect();
+    let below = path.strip_prefix("/").unwrap_or(path);
+    let of = |hierarchy: &PathBuf| {
+        let name = hierarchy.file_name()?.to_str()?.to_owned();
+        Some(V1Cgroup { name, path: hierarchy.join(below) })
+    };
+    Ok(hierarchies.iter().filter_map(of).collect())
 }
 
 /// Freezes or thaws the container.

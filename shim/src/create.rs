@@ -134,6 +134,7 @@ impl Creation {
         if let Some(root) = spec.root_mut() {
             root.set_path(rootfs);
         }
+        sandbox::spec::translate(spec, &crate::cgroup::v1_cgroups(spec)?);
         spec.save(self.folders.bundle().join("config.json"))
             .map_err(|err| Failure::internal("cannot write the hardened runtime spec", &err))?;
         self.folders

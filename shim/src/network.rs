@@ -42,7 +42,11 @@ fn failed(doing: &str, cgroup: &OwnCgroup, err: &std::io::Error) -> Failure {
     Failure::internal(&format!("cannot {doing} the cgroup {}", cgroup.path().display()), err)
 }
 
-fn is_beside_v1() -> Result<bool, Failure> {
+/// Whether the machine's cgroups are v1, with a v2 hierarchy beside them or without.
+///
+/// # Errors
+/// When that cannot be told.
+pub(crate) fn is_beside_v1() -> Result<bool, Failure> {
     let setup = get_cgroup_setup().map_err(|err| Failure::internal("cannot tell cgroup versions", &err))?;
     Ok(match setup {
         CgroupSetup::Unified => false,

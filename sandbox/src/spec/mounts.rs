@@ -115,11 +115,11 @@ fn is_read_only(mount: &Mount) -> bool {
         .is_some_and(|o| o != "rw")
 }
 
-fn kind(mount: &Mount) -> &str {
+pub(super) fn kind(mount: &Mount) -> &str {
     mount.typ().as_deref().unwrap_or_default()
 }
 
-fn has(mount: &Mount, option: &str) -> bool {
+pub(super) fn has(mount: &Mount, option: &str) -> bool {
     mount.options().iter().flatten().any(|have| have == option)
 }
 
