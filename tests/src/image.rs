@@ -335,11 +335,11 @@ impl Image {
         Ok(chain)
     }
 
-    /// Writes an OCI archive (a tar of an OCI layout) that names the image `reference`.
+    /// Its manifest, config and layers, as a registry or an archive holds them.
     ///
     /// # Errors
-    /// When a layer cannot be made or the file cannot be written.
-    pub fn write(&self, reference: &str, to: &Path) -> Result<()> {
+    /// When a layer cannot be made.
+    pub fn pack(&self) -> Result<Packed> {
         let mut blobs = BTreeMap::new();
         let mut put = |bytes: Vec<u8>, kind: &str| {
             let digest = digest(&bytes);
@@ -358,20 +358,44 @@ impl Image {
         let config =
             put(serde_json::to_vec(&self.config(&ids)).context("cannot write the config")?, "config.v1+json");
         let manifest = json!({
-            "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
-            "config": config, "layers": layers,
+            "schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": layers,
         });
-        let mut top =
-            put(serde_json::to_vec(&manifest).context("cannot write the manifest")?, "manifest.v1+json");
+        let manifest = serde_json::to_vec(&manifest).context("cannot write the manifest")?;
+        let name = digest(&manifest);
+        blobs.insert(name.clone(), manifest);
+        Ok(Packed { manifest: name, blobs })
+    }
+
+    /// Writes an OCI archive (a tar of an OCI layout) that names the image `reference`.
+    ///
+    /// # Errors
+    /// When a layer cannot be made or the file cannot be written.
+    pub fn write(&self, reference: &str, to: &Path) -> Result<()> {
+        let packed = self.pack()?;
+        let size = packed.blobs.get(&packed.manifest).map_or(0, Vec::len);
         let tag = reference.rsplit_once(':').map_or("latest", |(_, tag)| tag);
-        top["annotations"] =
-            json!({ "io.containerd.image.name": reference, "org.opencontainers.image.ref.name": tag });
-        top["platform"] = json!({ "architecture": architecture(), "os": "linux" });
+        let top = json!({
+            "mediaType": MANIFEST, "digest": packed.manifest, "size": size,
+            "annotations": { "io.containerd.image.name": reference, "org.opencontainers.image.ref.name": tag },
+            "platform": { "architecture": architecture(), "os": "linux" },
+        });
         let index = json!({
             "schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": [top],
         });
-        archive(&index, &blobs, to).with_context(|| format!("cannot write {}", to.display()))
+        archive(&index, &packed.blobs, to).with_context(|| format!("cannot write {}", to.display()))
     }
+}
+
+/// Media type of a manifest.
+pub(crate) const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+
+/// An image in pieces.
+#[derive(Debug)]
+pub struct Packed {
+    /// Digest of its manifest.
+    pub manifest: String,
+    /// Manifest, config and layers by digest.
+    pub blobs: BTreeMap<String, Vec<u8>>,
 }
 
 fn archive(index: &Value, blobs: &BTreeMap<String, Vec<u8>>, to: &Path) -> Result<()> {

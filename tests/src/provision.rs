@@ -61,7 +61,10 @@ pub fn say(text: &str) {
 }
 
 /// Runs `work`, and says every 30 s that it goes on.
-fn patiently<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+///
+/// # Errors
+/// Those of `work`.
+pub fn patiently<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     say(what);
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -261,7 +264,14 @@ fn sources() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).to_path_buf()
 }
 
+/// Programs of Go packages.
+const PROGRAMS: &[&str] = &["build"];
+/// A program of the tests of one Go package.
+const TESTS: &[&str] = &["test", "-c"];
+
 struct GoBuild<'a> {
+    /// What go is to do: build programs, or tests as a program.
+    what: &'a [&'a str],
     folder: &'a str,
     cgo: bool,
     tags: &'a str,
@@ -271,13 +281,29 @@ struct GoBuild<'a> {
 
 impl GoBuild<'_> {
     fn run(&self) -> Result<()> {
-        let out = format!("{}/", binaries()?.display());
+        let out = binaries()?;
+        let out = match self.what {
+            PROGRAMS => format!("{}/", out.display()),
+            // go names it after the package, with an ending.
+            _ => out
+                .join(self.packages.first().and_then(|name| name.rsplit('/').next()).unwrap_or_default())
+                .display()
+                .to_string(),
+        };
         let mut command = Command::new(go()?);
         command.current_dir(sources().join(self.folder));
         command
             .env("CGO_ENABLED", if self.cgo { "1" } else { "0" })
             .env("GOFLAGS", "-trimpath -mod=readonly");
-        command.args(["build", "-buildvcs=false", "-tags", self.tags, "-ldflags", self.link, "-o", &out]);
+        command.args(self.what).args([
+            "-buildvcs=false",
+            "-tags",
+            self.tags,
+            "-ldflags",
+            self.link,
+            "-o",
+            &out,
+        ]);
         run(command.args(self.packages), Duration::from_secs(2400))?.success()?;
         Ok(())
     }
@@ -297,6 +323,7 @@ pub fn containerd() -> Result<()> {
                 ["containerd", "containerd-shim-runc-v2", "ctr"].map(|name| format!("{containerd}/{name}"));
             let packages: Vec<&str> = packages.iter().map(String::as_str).collect();
             let build = GoBuild {
+                what: PROGRAMS,
                 folder: "modules/containerd",
                 cgo: false,
                 tags: "",
@@ -306,7 +333,15 @@ pub fn containerd() -> Result<()> {
             build.run()?;
             let tags = "seccomp urfave_cli_no_docs";
             let packages = ["github.com/opencontainers/runc"];
-            GoBuild { folder: "modules/runc", cgo: true, tags, link: "-s -w", packages: &packages }.run()
+            GoBuild {
+                what: PROGRAMS,
+                folder: "modules/runc",
+                cgo: true,
+                tags,
+                link: "-s -w",
+                packages: &packages,
+            }
+            .run()
         })
     })
 }
@@ -320,8 +355,15 @@ pub fn kubernetes() -> Result<()> {
     cache::once("crictl", CRICTL, || {
         patiently("building crictl", || {
             let packages = ["sigs.k8s.io/cri-tools/cmd/crictl"];
-            GoBuild { folder: "modules/cri-tools", cgo: false, tags: "", link: "-s -w", packages: &packages }
-                .run()
+            GoBuild {
+                what: PROGRAMS,
+                folder: "modules/cri-tools",
+                cgo: false,
+                tags: "",
+                link: "-s -w",
+                packages: &packages,
+            }
+            .run()
         })
     })?;
     cache::once("kubernetes", KUBERNETES, || {
@@ -333,8 +375,37 @@ pub fn kubernetes() -> Result<()> {
             let names = ["kube-apiserver", "kubelet", "kube-scheduler", "kube-controller-manager", "kubectl"];
             let packages = names.map(|name| format!("k8s.io/kubernetes/cmd/{name}"));
             let packages: Vec<&str> = packages.iter().map(String::as_str).collect();
-            GoBuild { folder: "modules/kubernetes", cgo: false, tags: "", link: &link, packages: &packages }
-                .run()
+            GoBuild {
+                what: PROGRAMS,
+                folder: "modules/kubernetes",
+                cgo: false,
+                tags: "",
+                link: &link,
+                packages: &packages,
+            }
+            .run()
+        })
+    })
+}
+
+/// Builds critest, the conformance tests of the Kubernetes runtime interface, once.
+///
+/// # Errors
+/// When Go is missing or the build fails.
+pub fn critest() -> Result<()> {
+    let _lock = alone()?;
+    cache::once("critest", CRICTL, || {
+        patiently("building critest (1 minute from nothing)", || {
+            let packages = ["sigs.k8s.io/cri-tools/cmd/critest"];
+            GoBuild {
+                what: TESTS,
+                folder: "modules/cri-tools",
+                cgo: false,
+                tags: "",
+                link: "-s -w",
+                packages: &packages,
+            }
+            .run()
         })
     })
 }
@@ -346,7 +417,7 @@ pub fn kubernetes() -> Result<()> {
 /// When Go is missing or the build fails.
 pub fn go_program(folder: &str, name: &str) -> Result<PathBuf> {
     let _lock = alone()?;
-    GoBuild { folder, cgo: false, tags: "", link: "-s -w", packages: &["."] }.run()?;
+    GoBuild { what: PROGRAMS, folder, cgo: false, tags: "", link: "-s -w", packages: &["."] }.run()?;
     Ok(binaries()?.join(name))
 }
 

@@ -4,6 +4,7 @@
 
 mod bench;
 mod build;
+mod conformance;
 mod demo;
 mod dist;
 mod e2e;
@@ -45,6 +46,8 @@ enum Task {
         #[arg(long)]
         keep: bool,
     },
+    /// Run critest, the conformance tests of the Kubernetes runtime interface, against what docs/conformance.md says
+    Conformance(conformance::Conformance),
     /// Measure against runc and crun, side by side in one run
     Bench {
         #[command(subcommand)]
@@ -71,6 +74,7 @@ fn main() -> ExitCode {
         Task::Demo { keep } => demo::run(keep),
         Task::Test { filter } => suite::run(filter.as_deref()),
         Task::E2e { keep } => e2e::run(keep),
+        Task::Conformance(what) => conformance::run(&what),
         Task::Bench { what } => bench::run(&what),
         Task::Kernels(kernels) => kernels::run(&kernels),
         Task::Fuzz(fuzz) => fuzz::run(&fuzz),

@@ -14,6 +14,9 @@ use crate::node::{Containerd, Node, Options, leaks};
 use crate::provision::{self, say};
 use crate::under_test;
 
+/// The network of its pods.
+pub(crate) const CNI: &str = include_str!("cni.conflist");
+
 /// A running cluster of one node, called `node`. Dropping it ends it.
 #[derive(Debug)]
 pub struct Cluster {
@@ -50,7 +53,7 @@ impl Cluster {
         say("containerd answers");
         cluster.files()?;
         cluster.cgroups()?;
-        cluster.node.import(&pause()?, "keep.test/pause:1")?;
+        cluster.node.import(&pause()?, PAUSE)?;
         cluster.control_plane()?;
         cluster.kubelet()?;
         Ok(cluster)
@@ -66,7 +69,7 @@ impl Cluster {
         let files = [
             ("kube/kubelet.yaml", kubelet.replace("@CGROUP@", &self.node.cgroup())),
             ("kube/resolv.conf", "options ndots:1\n".to_owned()),
-            ("cni/10-node.conflist", include_str!("cni.conflist").to_owned()),
+            ("cni/10-node.conflist", CNI.to_owned()),
             (
                 "crictl.yaml",
                 format!("runtime-endpoint: {endpoint}\nimage-endpoint: {endpoint}\ntimeout: 30\n"),
@@ -234,8 +237,14 @@ impl Cluster {
     }
 }
 
+/// Name of the image of a pod's own container, as containerd's configuration has it.
+pub(crate) const PAUSE: &str = "keep.test/pause:1";
+
 /// The image of the pod's own container.
-fn pause() -> Result<Image> {
+///
+/// # Errors
+/// When the probe is not built.
+pub(crate) fn pause() -> Result<Image> {
     let layer = Layer::new().copy(&under_test::binary("keep-probe")?, "pause")?;
     Ok(Image::new([layer]).entrypoint(&["/pause"]).command(&["sleep", "1000000000"]).user("65535:65535"))
 }

@@ -188,6 +188,15 @@ fn remove_cgroup(path: &Path) -> bool {
     })
 }
 
+/// Removes the cgroups of `name` in every hierarchy, as far as they are empty.
+pub fn remove_cgroups(name: &str) {
+    for path in hierarchies().into_iter().map(|hierarchy| hierarchy.join(name)).filter(|path| path.exists()) {
+        if !remove_cgroup(&path) {
+            eprintln!("left behind: cgroup {}", path.display());
+        }
+    }
+}
+
 /// Removes a node's cgroups and folder; gives what could not be removed.
 pub(super) fn clean(folder: &Path, cgroup: &str) -> Vec<String> {
     let mut left = Vec::new();

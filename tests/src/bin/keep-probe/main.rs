@@ -32,7 +32,7 @@ const USAGE: &str = "usage: keep-probe COMMAND
   time N CMD [ARG]...    wall nanoseconds of each of N runs
   keep-trying SECONDS NAME:ARG   tries every 50 ms until the result changes, shows first and last
   show PATH              the file's text
-  exit N | echo TEXT | warn TEXT | cat | tty | env NAME | pwd | id | ok";
+  exit N | echo TEXT | warn TEXT | cat | tty | env NAME | pwd | id | effective-uid | ok";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -52,6 +52,7 @@ fn main() -> ExitCode {
         ["env", name] => show(std::env::var(name).map_err(io::Error::other)),
         ["pwd"] => show(std::env::current_dir().map(|path| path.display().to_string())),
         ["id"] => show(identity()),
+        ["effective-uid"] => show(effective_uid()),
         ["sleep", seconds] => {
             raw::exit_on_term();
             std::thread::sleep(Duration::from_secs(seconds.parse().unwrap_or(3600)));
@@ -179,6 +180,13 @@ fn identity() -> io::Result<String> {
         line.split_whitespace().next().unwrap_or("?").to_owned()
     };
     Ok(format!("{} {}", first("Uid:"), first("Gid:")))
+}
+
+/// In the words that critest expects of its image for `no_new_privs`.
+fn effective_uid() -> io::Result<String> {
+    let text = std::fs::read_to_string("/proc/self/status")?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap_or_default();
+    Ok(format!("Effective uid: {}", line.split_whitespace().nth(1).unwrap_or("?")))
 }
 
 fn show(result: io::Result<String>) -> ExitCode {
