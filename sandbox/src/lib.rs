@@ -18,6 +18,7 @@ pub mod filter;
 mod floor;
 pub mod handover;
 mod header;
+pub mod idmap;
 mod mountinfo;
 pub mod network;
 pub mod observe;

@@ -3,6 +3,7 @@
 mod dialect;
 mod executable;
 mod mounts;
+mod stage;
 #[cfg(test)]
 mod tests;
 mod write_paths;
@@ -16,8 +17,10 @@ use profiles::plan::Gap;
 use profiles::policy::Mode;
 
 pub use dialect::{V1Cgroup, translate};
+pub use stage::stage;
 
 use crate::executables::Executables;
+use crate::idmap;
 use crate::paths::Root;
 use crate::programs::ResolvedPrograms;
 
@@ -62,6 +65,14 @@ pub enum SpecError {
         /// Cause.
         source: io::Error,
     },
+    /// What a container with users of its own binds cannot be put where it reaches it.
+    #[error("cannot mount {path} for a pod with users of its own")]
+    Stage {
+        /// The bind's source.
+        path: PathBuf,
+        /// Cause.
+        source: io::Error,
+    },
     /// The working directory is not in the image and cannot be made, or is no folder.
     #[error("cannot use {path} in the image as working directory")]
     WorkingFolder {
@@ -102,7 +113,8 @@ pub fn harden(
 ) -> Result<Option<Gap>, SpecError> {
     let process = spec.process_mut().as_mut().ok_or(SpecError::Missing("process"))?;
     harden_process(process, plan);
-    let owner = write_paths::Owner::of(process.user());
+    let inside = (process.user().uid(), process.user().gid());
+    let owner = write_paths::Owner { outside: owner(spec), inside };
     if plan.mode == Mode::Audit {
         return Ok(None);
     }
@@ -120,6 +132,16 @@ pub fn harden(
     let gap = cover(spec, plan, programs, &root)?;
     hide(spec, plan, &root, empty);
     Ok(gap)
+}
+
+/// User and group of the container's process, by the machine's count.
+#[must_use]
+pub fn owner(spec: &Spec) -> (u32, u32) {
+    let Some(user) = spec.process().as_ref().map(Process::user) else { return (0, 0) };
+    let linux = spec.linux().as_ref();
+    let users = linux.and_then(|linux| linux.uid_mappings().as_ref());
+    let groups = linux.and_then(|linux| linux.gid_mappings().as_ref());
+    (idmap::outside(users, user.uid()), idmap::outside(groups, user.gid()))
 }
 
 /// Whether [`harden`] asks for all programs and libraries of the image under `plan`. Who may write everywhere may replace

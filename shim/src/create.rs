@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use containerd_shim::mount::mount_rootfs;
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::syscall::syscall::SyscallType;
 use oci_spec::runtime::{Process, Spec};
@@ -28,16 +27,9 @@ use crate::image::{self, Image};
 use crate::policies;
 use crate::process;
 use crate::records::{Context, Recorder, Spool};
+use crate::rootfs::RootfsMount;
 use crate::stdio::ProcessStdio;
 use crate::walls::{Folders, Session, Walls};
-
-/// A mount of the container's root filesystem, as containerd asks for it.
-#[derive(Debug, Clone)]
-pub(crate) struct RootfsMount {
-    pub(crate) kind: String,
-    pub(crate) source: String,
-    pub(crate) options: Vec<String>,
-}
 
 /// Everything that creating a container takes.
 #[derive(Debug)]
@@ -89,13 +81,7 @@ impl Creation {
     }
 
     fn mount(&self) -> Result<(), Failure> {
-        for mount in &self.mounts {
-            let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-            let (kind, source) = (some(&mount.kind), some(&mount.source));
-            mount_rootfs(kind.as_deref(), source.as_deref(), &mount.options, self.rootfs())
-                .map_err(|err| Failure::internal("cannot mount the root filesystem", &err))?;
-        }
-        Ok(())
+        self.mounts.iter().try_for_each(|mount| mount.mount(&self.rootfs(), &self.folders.bundle()))
     }
 
     /// The container's own program must be one that was declared: found out here, where containerd can be told.
@@ -135,6 +121,8 @@ impl Creation {
             root.set_path(rootfs);
         }
         sandbox::spec::translate(spec, &crate::cgroup::v1_cgroups(spec)?);
+        sandbox::spec::stage(spec, &self.bundle.join("keep-mounts"), &self.rootfs())
+            .map_err(|err| Failure::from_error(Kind::Internal, &err))?;
         spec.save(self.folders.bundle().join("config.json"))
             .map_err(|err| Failure::internal("cannot write the hardened runtime spec", &err))?;
         self.folders
@@ -148,7 +136,7 @@ impl Creation {
         let failed =
             |err: libcontainer::error::LibcontainerError| Failure::internal("cannot create container", &err);
         self.stdio
-            .chown(user(spec))
+            .chown(sandbox::spec::owner(spec))
             .map_err(|err| Failure::internal("cannot give the streams to the container's user", &err))?;
         crate::network::join_new(&walls, &self.folders)?;
         let mut builder = ContainerBuilder::new(self.id.as_str().to_owned(), SyscallType::default())
@@ -398,10 +386,6 @@ fn first_argument(spec: &Spec) -> Option<String> {
 fn search_context(spec: &Spec) -> (String, String) {
     let of = |own: &Process| (process::search_path(own).to_owned(), own.cwd().to_string_lossy().into_owned());
     spec.process().as_ref().map_or_else(|| of(&Process::default()), of)
-}
-
-fn user(spec: &Spec) -> (u32, u32) {
-    spec.process().as_ref().map_or((0, 0), |p| (p.user().uid(), p.user().gid()))
 }
 
 /// A container with every capability and the host's devices is what Kubernetes calls privileged.

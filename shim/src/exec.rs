@@ -62,9 +62,10 @@ pub(crate) fn start(exec: Exec) -> Result<i32, Failure> {
     let json =
         serde_json::to_vec(&process).map_err(|err| internal("cannot write the exec's process", &err))?;
     write_private(&spec_path, &json).map_err(|err| internal("cannot write the exec's process", &err))?;
-    exec.stdio
-        .chown((process.user().uid(), process.user().gid()))
-        .map_err(|err| internal("cannot give the streams to the exec's user", &err))?;
+    let user = (process.user().uid(), process.user().gid());
+    let owner = sandbox::idmap::owner_in(pid.as_raw(), user)
+        .map_err(|err| internal("cannot tell whose the container's users are", &err))?;
+    exec.stdio.chown(owner).map_err(|err| internal("cannot give the streams to the exec's user", &err))?;
     let started = libcontainer(exec, walls, &spec_path);
     if let Err(err) = std::fs::remove_file(&spec_path) {
         tracing::debug!(error = %err, "the exec's process was gone already");

@@ -10,9 +10,10 @@ use profiles::plan::Gap;
 use sandbox::executables::{self, Executables, ScanError};
 use serde::{Deserialize, Serialize};
 
-use crate::create::{Creation, RootfsMount};
+use crate::create::Creation;
 use crate::error::{Failure, Kind};
 use crate::image::sha256;
+use crate::rootfs::RootfsMount;
 use crate::walls::replace_private;
 
 /// Images whose findings are kept; the oldest go first.

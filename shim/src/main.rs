@@ -32,6 +32,7 @@ mod process;
 mod reaper;
 mod records;
 mod remove;
+mod rootfs;
 mod running;
 mod server;
 mod service;

@@ -21,7 +21,7 @@ use crate::child;
 use crate::config::Config;
 use crate::console::Console;
 use crate::container::{Container, Containers, Process, Target};
-use crate::create::{self, Creation, RootfsMount};
+use crate::create::{self, Creation};
 use crate::error::{Failure, Kind};
 use crate::events::Publisher;
 use crate::identity::Id;
@@ -29,6 +29,7 @@ use crate::lifecycle::{Lifecycle, Step};
 use crate::observer::{Observer, Of};
 use crate::reaper::Reaper;
 use crate::remove;
+use crate::rootfs::RootfsMount;
 use crate::stdio::{self, Owner, Prepared, ProcessStdio, StdioRequest};
 use crate::walls::Folders;
 

@@ -19,13 +19,13 @@ use containerd_shim_protos::ttrpc::r#async::TtrpcContext;
 
 use crate::config::Config;
 use crate::container::Target;
-use crate::create::RootfsMount;
 use crate::error::{Failure, Kind};
 use crate::events::timestamp;
 use crate::identity::Id;
 use crate::lifecycle::Lifecycle;
 use crate::pod::{NewContainer, Pod};
 use crate::reaper::Exit;
+use crate::rootfs::RootfsMount;
 use crate::stdio::StdioRequest;
 
 /// Answers containerd's calls for one pod.

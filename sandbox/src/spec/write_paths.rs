@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
 use nix::sys::stat::{FchmodatFlags, Mode, fchmodat, mkdirat};
 use nix::unistd::{Gid, Uid, fchownat};
-use oci_spec::runtime::{Mount, User};
+use oci_spec::runtime::Mount;
 use profiles::intent::AbsPath;
 use profiles::profile::Bounds;
 
@@ -25,14 +25,14 @@ const OPTIONS: [&str; 3] = ["noexec", "nosuid", "nodev"];
 /// Whom a folder that is made belongs to: the container's user.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Owner {
-    uid: u32,
-    gid: u32,
+    /// User and group by the machine's count.
+    pub(super) outside: (u32, u32),
+    /// The same by the container's, where its users are its own.
+    pub(super) inside: (u32, u32),
 }
 
 impl Owner {
-    pub(super) fn of(user: &User) -> Self {
-        Self { uid: user.uid(), gid: user.gid() }
-    }
+    const SUPERUSER: Self = Self { outside: (0, 0), inside: (0, 0) };
 }
 
 /// Adds the mounts for `write` to `mounts`, making in the image what it lacks.
@@ -113,14 +113,16 @@ fn bind(root: &Root, declared: &AbsPath, bounds: &Bounds, owner: Owner) -> Resul
 }
 
 fn tmpfs(path: &Path, owner: Owner) -> Mount {
-    let own = ["mode=0755".to_owned(), format!("uid={}", owner.uid), format!("gid={}", owner.gid)];
+    // The container mounts it, so its own count counts.
+    let (uid, gid) = owner.inside;
+    let own = ["mode=0755".to_owned(), format!("uid={uid}"), format!("gid={gid}")];
     let options = OPTIONS.iter().map(ToString::to_string).chain(own).collect();
     mount(path, "tmpfs", PathBuf::from("tmpfs"), options)
 }
 
 /// Makes a place for a mount at `path`, if there is none: a folder, or an empty file, of the superuser's.
 pub(super) fn make_place(root: &Root, path: &Path, file: bool) -> io::Result<()> {
-    let owner = Owner { uid: 0, gid: 0 };
+    let owner = Owner::SUPERUSER;
     let (Some(parent), Some(name), true) = (path.parent(), path.file_name(), file) else {
         return make(root, path, owner, 0);
     };
@@ -154,7 +156,7 @@ fn make(root: &Root, path: &Path, owner: Owner, depth: u32) -> io::Result<()> {
             made?;
             // Whatever this process's umask is.
             fchmodat(&folder.fd, name, mode, FchmodatFlags::FollowSymlink)?;
-            let (uid, gid) = (Uid::from_raw(owner.uid), Gid::from_raw(owner.gid));
+            let (uid, gid) = (Uid::from_raw(owner.outside.0), Gid::from_raw(owner.outside.1));
             Ok(fchownat(&folder.fd, name, Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)?)
         }
     }

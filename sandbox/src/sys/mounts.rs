@@ -13,8 +13,37 @@ pub(crate) fn set_read_only(mount: BorrowedFd<'_>) -> io::Result<()> {
     change(mount, libc::MOUNT_ATTR_RDONLY, 0)
 }
 
-fn change(mount: BorrowedFd<'_>, set: u64, clear: u64) -> io::Result<()> {
-    let attributes = libc::mount_attr { attr_set: set, attr_clr: clear, propagation: 0, userns_fd: 0 };
+/// How far a change of mounts goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Depth {
+    /// The mount alone.
+    Top,
+    /// Those beneath it too.
+    All,
+}
+
+/// Maps the owners of files on the mount that `mount` leads to as the user namespace `users` does; it must be attached nowhere.
+pub(crate) fn map_ids(mount: BorrowedFd<'_>, users: BorrowedFd<'_>, depth: Depth) -> io::Result<()> {
+    let namespace = u64::try_from(users.as_raw_fd()).map_err(io::Error::other)?;
+    let attributes = libc::mount_attr {
+        attr_set: libc::MOUNT_ATTR_IDMAP,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: namespace,
+    };
+    set(mount, &attributes, depth)
+}
+
+fn change(mount: BorrowedFd<'_>, set_flags: u64, clear: u64) -> io::Result<()> {
+    let attributes = libc::mount_attr { attr_set: set_flags, attr_clr: clear, propagation: 0, userns_fd: 0 };
+    set(mount, &attributes, Depth::Top)
+}
+
+fn set(mount: BorrowedFd<'_>, attributes: &libc::mount_attr, depth: Depth) -> io::Result<()> {
+    let flags = match depth {
+        Depth::Top => libc::AT_EMPTY_PATH,
+        Depth::All => libc::AT_EMPTY_PATH | libc::AT_RECURSIVE,
+    };
     // SAFETY: the path is a constant, empty and ended by NUL; `attributes` has the size that is named, outlives the
     // call and is only read.
     let result = unsafe {
@@ -22,8 +51,8 @@ fn change(mount: BorrowedFd<'_>, set: u64, clear: u64) -> io::Result<()> {
             libc::SYS_mount_setattr,
             mount.as_raw_fd(),
             c"".as_ptr(),
-            libc::AT_EMPTY_PATH,
-            &raw const attributes,
+            flags,
+            std::ptr::from_ref(attributes),
             size_of::<libc::mount_attr>(),
         )
     };
