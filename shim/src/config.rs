@@ -17,7 +17,7 @@ const MAX_CONFIG: u64 = 64 * 1024;
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Config {
-    /// Class: `keep`, `keep-strict`, `keep-permissive`, or one that a policy defines.
+    /// Class: `keep`, `keep-strict`, `keep-permissive`, or one that a policy defines. Absent: that of the program's name.
     #[serde(default = "default_class")]
     pub(crate) class: String,
     /// Folder of the platform team's policies.
@@ -34,8 +34,18 @@ pub(crate) struct Config {
     pub(crate) systemd_cgroup: Option<bool>,
 }
 
+/// That of the name by which containerd runs this program.
 fn default_class() -> String {
-    "keep".to_owned()
+    let class = std::env::args_os().next().and_then(|name| class_of_name(Path::new(&name)));
+    class.unwrap_or_else(|| "keep".to_owned())
+}
+
+/// The class of which a name of this program tells: `containerd-shim-keep-strict-v2`, which is what containerd runs for
+/// `runtime_type = "io.containerd.keep-strict.v2"`.
+fn class_of_name(program: &Path) -> Option<String> {
+    let name = program.file_name()?.to_str()?;
+    let class = name.strip_prefix("containerd-shim-")?.strip_suffix("-v2")?;
+    (class == "keep" || class.starts_with("keep-")).then(|| class.to_owned())
 }
 
 fn default_policy_dir() -> PathBuf {
@@ -138,6 +148,18 @@ fn read_bounded(path: &Path) -> Result<String, ConfigError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_program_s_name_tells_the_class() {
+        let class = |name: &str| class_of_name(Path::new(name));
+        assert_eq!(class("/usr/local/bin/containerd-shim-keep-v2").as_deref(), Some("keep"));
+        assert_eq!(class("containerd-shim-keep-strict-v2").as_deref(), Some("keep-strict"));
+        for other in
+            ["containerd-shim-runc-v2", "containerd-shim-keeper-v2", "containerd-shim-keep-strict", ""]
+        {
+            assert_eq!(class(other), None, "{other}");
+        }
+    }
 
     fn options(path: &str, body: &str) -> Any {
         let message = RuntimeOptions {

@@ -11,6 +11,8 @@ use crate::command::{Output, run};
 
 /// Name of the shim's binary.
 pub const SHIM: &str = "containerd-shim-keep-v2";
+/// Its other names, which stand for classes.
+pub const SHIM_NAMES: [&str; 2] = ["containerd-shim-keep-strict-v2", "containerd-shim-keep-permissive-v2"];
 /// containerd's name of the runtime.
 pub const RUNTIME: &str = "io.containerd.keep.v2";
 

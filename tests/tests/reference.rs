@@ -33,7 +33,10 @@ const TESTS: &[(&str, Test)] = &[
     ("SIGTERM ends a program that handles it", sigterm),
     ("SIGKILL ends any program with 137", sigkill),
     ("orphans end with the container", orphans),
+    ("what shares the processes of another container ends with its own first", shared_processes),
     ("pause stops and resume goes on", pause),
+    ("nothing writes to its cgroups", cgroups),
+    ("a private volume does not show what is mounted later", private_volume),
     ("metrics name the container", metrics),
     ("much output arrives whole", much_output),
     ("output goes to a log file", log_file),
@@ -239,6 +242,51 @@ fn orphans(node: &Node, runtime: Runtime, id: &str) -> Result<()> {
     until("the orphan", Duration::from_secs(5), orphan)?;
     node.ctr(&["task", "kill", "-s", "SIGKILL", id])?.success()?;
     until("the orphan to end", Duration::from_secs(5), || orphan().is_none().then_some(()))
+}
+
+fn shared_processes(node: &Node, runtime: Runtime, id: &str) -> Result<()> {
+    start(node, runtime, id, &["sleep", "60"])?;
+    let list = node.ctr(&["task", "ls"])?.success()?;
+    let line = list.stdout.lines().find(|line| line.split_whitespace().next() == Some(id));
+    let pid = line.and_then(|line| line.split_whitespace().nth(1)).context("no task")?;
+    let (second, namespace) = (format!("{id}-second"), format!("pid:/proc/{pid}/ns/pid"));
+    let words = ["sh", "-c", "(sleep 4321 &) ; exec sleep 1"];
+    let flags = ["-d", "--with-ns", &namespace];
+    let result = node.start_container(runtime, &flags, BUSYBOX, &second, &words)?.success().and_then(|_| {
+        let orphan = || node.processes().into_iter().find(|process| process.line.ends_with("sleep 4321"));
+        until("the orphan", Duration::from_secs(5), orphan)?;
+        until("the orphan to end", Duration::from_secs(10), || orphan().is_none().then_some(()))
+    });
+    let gone = node.remove(&second);
+    result.and(gone)
+}
+
+fn cgroups(node: &Node, runtime: Runtime, id: &str) -> Result<()> {
+    let mount = "type=cgroup,src=cgroup,dst=/sys/fs/cgroup,options=ro:nosuid:noexec:nodev";
+    let line = "for f in /sys/fs/cgroup/cgroup.procs /sys/fs/cgroup/*/cgroup.procs; do \
+                [ -e $f ] && echo found $f && echo 1 >$f && echo wrote $f; done";
+    let words = ["sh", "-c", line];
+    let said = node.start_container(runtime, &["--rm", "--mount", mount], BUSYBOX, id, &words)?;
+    ensure!(said.stdout.contains("found"), "there are no cgroups: {said}");
+    ensure!(!said.stdout.contains("wrote"), "{said}");
+    Ok(())
+}
+
+fn private_volume(node: &Node, runtime: Runtime, id: &str) -> Result<()> {
+    let volume = node.folder.join("state").join(id);
+    let (later, volume) =
+        (volume.join("later").to_string_lossy().into_owned(), volume.to_string_lossy().into_owned());
+    node.run("mkdir", &["-p", &later])?.success()?;
+    let mount = format!("type=bind,src={volume},dst=/mnt,options=rbind:rprivate:rw");
+    let words = ["sleep", "60"];
+    node.start_container(runtime, &["-d", "--mount", &mount], BUSYBOX, id, &words)?.success()?;
+    node.run("mount", &["-t", "tmpfs", "tmpfs", &later])?.success()?;
+    node.run("touch", &[&format!("{later}/shown")])?.success()?;
+    let said = node.exec(id, &["ls", "/mnt/later"]);
+    node.run("umount", &[&later])?.success()?;
+    let said = said?.success()?;
+    ensure!(!said.stdout.contains("shown"), "{said}");
+    Ok(())
 }
 
 fn pause(node: &Node, runtime: Runtime, id: &str) -> Result<()> {

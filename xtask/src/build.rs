@@ -1,5 +1,6 @@
 //! Static release binaries: what is installed on nodes, and what tests and the demo run.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -27,6 +28,15 @@ pub(crate) fn run() -> Result<PathBuf> {
     let folder = target()?.join(triple).join("release");
     for name in [under_test::SHIM, "keep", "keep-probe", "keep-attack"] {
         ensure!(folder.join(name).exists(), "the build made no {name} in {}", folder.display());
+    }
+    for name in under_test::SHIM_NAMES {
+        let link = folder.join(name);
+        match std::os::unix::fs::symlink(under_test::SHIM, &link) {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+                return Err(error).with_context(|| format!("cannot make {}", link.display()));
+            }
+            _ => {}
+        }
     }
     Ok(folder)
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Mount, Spec};
 
-use super::mounts::{has, kind, mount};
+use super::mounts::{self, Propagation, has, kind, mount};
 
 /// A container's cgroup on one hierarchy of cgroup v1.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,15 +19,23 @@ pub struct V1Cgroup {
 /// Translates `spec`, to be asked last. `cgroups` are the container's cgroups where the machine's are v1, and none where they
 /// are v2.
 ///
-/// - `linux.rootfsPropagation`: libcontainer knows no names that begin with `r`, and takes all of them for recursive.
+/// - `linux.rootfsPropagation`: libcontainer knows no names that begin with `r`, and takes all of them for recursive. It gives no
+///   mount a propagation of its own: where none asks for another, all are private. Others are [`stage`](super::stage())d.
 /// - A mount of type `cgroup` on v1: libcontainer looks for the cgroups of a process that it takes for another where
 ///   process namespaces are shared, and leaves them writable.
 pub fn translate(spec: &mut Spec, cgroups: &[V1Cgroup]) {
+    let shows = spec
+        .mounts()
+        .iter()
+        .flatten()
+        .any(|mount| mounts::propagation(mount).is_some_and(|how| how != Propagation::Private));
     if let Some(linux) = spec.linux_mut() {
-        let propagation = linux.rootfs_propagation().as_deref().and_then(|name| name.strip_prefix('r'));
-        if let Some(name) = propagation.map(str::to_owned) {
-            linux.set_rootfs_propagation(Some(name));
-        }
+        let named = linux.rootfs_propagation().as_deref().map(|name| name.strip_prefix('r').unwrap_or(name));
+        let known = match named {
+            None if !shows => Some("private".to_owned()),
+            named => named.map(str::to_owned),
+        };
+        linux.set_rootfs_propagation(known);
     }
     if !cgroups.is_empty() {
         bind_cgroups(spec, cgroups);
@@ -94,6 +102,17 @@ mod tests {
             let spec = translated(&CGROUP.replace("rslave", named), &[]);
             assert_eq!(spec.linux().as_ref().unwrap().rootfs_propagation().as_deref(), Some(known));
         }
+    }
+
+    #[test]
+    fn volumes_are_private_unless_one_asks_for_another_propagation() {
+        let of = |options: &str| {
+            let text = CGROUP.replace(r#""rootfsPropagation":"rslave""#, "").replace(r#""rbind""#, options);
+            translated(&text, &[]).linux().as_ref().unwrap().rootfs_propagation().clone()
+        };
+        assert_eq!(of(r#""rbind""#).as_deref(), Some("private"));
+        assert_eq!(of(r#""rbind","rprivate""#).as_deref(), Some("private"));
+        assert_eq!(of(r#""rbind","rslave""#), None);
     }
 
     #[test]

@@ -102,6 +102,27 @@ pub(super) fn is_bind(mount: &Mount) -> bool {
     kind(mount) == "bind" || has(mount, "bind") || has(mount, "rbind")
 }
 
+/// Which later mounts a mount shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Propagation {
+    /// None.
+    Private,
+    /// Those of the machine.
+    Slave,
+    /// Those of the machine, and the machine those of the container.
+    Shared,
+}
+
+/// What a mount asks for; the last counts.
+pub(super) fn propagation(mount: &Mount) -> Option<Propagation> {
+    mount.options().iter().flatten().rev().find_map(|option| match option.as_str() {
+        "private" | "rprivate" => Some(Propagation::Private),
+        "slave" | "rslave" => Some(Propagation::Slave),
+        "shared" | "rshared" => Some(Propagation::Shared),
+        _ => None,
+    })
+}
+
 pub(super) fn is_tmpfs(mount: &Mount) -> bool {
     kind(mount) == "tmpfs" && !is_bind(mount)
 }

@@ -1,9 +1,9 @@
-//! For a container with users of its own: puts what the spec binds into it where its superuser, who is nobody to the machine,
-//! can reach it, with owners mapped where the spec asks for that, which libcontainer does not do.
+//! Prepares what a spec binds where libcontainer does not do it: with owners mapped, or with a propagation of its own; for a
+//! container with users of its own also where its superuser, who is nobody to the machine, can reach it.
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
@@ -12,9 +12,10 @@ use nix::sched::{CloneFlags, unshare};
 use oci_spec::runtime::{LinuxNamespaceType, Mount, Spec};
 
 use super::SpecError;
-use super::mounts::is_bind;
+use super::mounts::{Propagation, is_bind, propagation};
 use crate::idmap::{Depth, IdMap, IdRange, attach, copy};
 use crate::mountinfo;
+use crate::sys::mounts::propagate;
 
 /// Options of a mount that ask for mapped owners: of itself, and of those beneath too.
 const OPTIONS: [&str; 2] = ["idmap", "ridmap"];
@@ -23,13 +24,13 @@ const OPTIONS: [&str; 2] = ["idmap", "ridmap"];
 const CGROUPS: &str = "/sys/fs/cgroup";
 
 /// Stages the sources of all binds but those of the image itself, mounted at `rootfs`, in the new folder `stage`, in a mount
-/// namespace that this process enters for good and its children share. To be asked last; does nothing for a container with
-/// the machine's users.
+/// namespace that this process enters for good and its children share. To be asked after [`translate`](super::translate()); does nothing for a
+/// container with the machine's users whose volumes are all of one propagation.
 ///
 /// # Errors
 /// With the source that cannot be staged.
 pub fn stage(spec: &mut Spec, stage: &Path, rootfs: &Path) -> Result<(), SpecError> {
-    if !has_users(spec) {
+    if !has_users(spec) && !is_mixed(spec) {
         return Ok(());
     }
     let failed = |path: &Path, source| SpecError::Stage { path: path.to_owned(), source };
@@ -54,8 +55,24 @@ fn has_users(spec: &Spec) -> bool {
     namespaces.into_iter().flatten().any(|one| one.typ() == LinuxNamespaceType::User)
 }
 
+/// Whether a volume is to show less than what the container's root lets all of them show.
+fn is_mixed(spec: &Spec) -> bool {
+    let root = spec.linux().as_ref().and_then(|linux| linux.rootfs_propagation().as_deref());
+    let asked = || spec.mounts().iter().flatten().filter(|mount| is_bind(mount)).filter_map(propagation);
+    match root {
+        Some("shared") => asked().any(|how| how != Propagation::Shared),
+        Some("private") => false,
+        _ => asked().any(|how| how == Propagation::Private),
+    }
+}
+
 fn put(mount: &Mount, source: &Path, place: &Path) -> io::Result<()> {
     let tree = mapped(mount, source)?;
+    match propagation(mount) {
+        Some(Propagation::Private) => propagate(tree.as_fd(), libc::MS_PRIVATE)?,
+        Some(Propagation::Slave) => propagate(tree.as_fd(), libc::MS_SLAVE)?,
+        Some(Propagation::Shared) | None => {}
+    }
     if fs::metadata(source)?.is_dir() {
         fs::create_dir(place)?;
     } else {
@@ -98,8 +115,23 @@ mod tests {
         let text = r#"{"ociVersion":"1.1.0","linux":{"namespaces":[{"type":"pid"}]},
             "mounts":[{"destination":"/x","source":"/y","options":["rbind"]}]}"#;
         let mut spec: Spec = serde_json::from_str(text).unwrap();
+        assert!(!is_mixed(&spec) && !has_users(&spec));
         let before = spec.clone();
         stage(&mut spec, Path::new("/nonexistent/stage"), Path::new("/rootfs")).unwrap();
         assert_eq!(spec, before);
+    }
+
+    #[test]
+    fn volumes_of_several_propagations_are_staged() {
+        let mixed = |root: &str, options: &str| {
+            let text = format!(
+                r#"{{"ociVersion":"1.1.0","linux":{{"rootfsPropagation":"{root}"}},"mounts":[
+                {{"destination":"/x","source":"/y","options":["rbind","{options}"]}},
+                {{"destination":"/z","source":"/z","options":["rbind","rshared"]}}]}}"#
+            );
+            is_mixed(&serde_json::from_str(&text).unwrap())
+        };
+        assert!(mixed("shared", "rslave") && mixed("shared", "rprivate") && mixed("slave", "rprivate"));
+        assert!(!mixed("shared", "rshared") && !mixed("slave", "rslave") && !mixed("private", "rprivate"));
     }
 }

@@ -34,6 +34,12 @@ pub(crate) fn map_ids(mount: BorrowedFd<'_>, users: BorrowedFd<'_>, depth: Depth
     set(mount, &attributes, depth)
 }
 
+/// Gives the mounts that `mount` leads to, all beneath included, a propagation: `MS_PRIVATE`, `MS_SLAVE`.
+pub(crate) fn propagate(mount: BorrowedFd<'_>, propagation: libc::c_ulong) -> io::Result<()> {
+    let attributes = libc::mount_attr { attr_set: 0, attr_clr: 0, propagation, userns_fd: 0 };
+    set(mount, &attributes, Depth::All)
+}
+
 fn change(mount: BorrowedFd<'_>, set_flags: u64, clear: u64) -> io::Result<()> {
     let attributes = libc::mount_attr { attr_set: set_flags, attr_clr: clear, propagation: 0, userns_fd: 0 };
     set(mount, &attributes, Depth::Top)

@@ -89,10 +89,6 @@ impl Site {
         cache::open_folder(&node.folder.join("cni"))?;
         fs::write(node.folder.join("cni/10-node.conflist"), cluster::CNI)
             .context("cannot write the network")?;
-        for class in ["keep", "keep-permissive"] {
-            let file = node.folder.join(format!("classes/{class}.toml"));
-            fs::write(file, format!("class = \"{class}\"\n")).context("cannot write a class's file")?;
-        }
         let registry = Registry::start(&node, shelf)?;
         node.import(&cluster::pause()?, cluster::PAUSE)?;
         Ok(Self { _registry: registry, node, _cgroups: Cgroups })
