@@ -65,6 +65,11 @@ pub enum SpecError {
         /// Cause.
         source: io::Error,
     },
+    /// A volume that would lie over the container's devices.
+    #[error(
+        "a volume over /dev cannot be mounted under Keep: mount the devices that are needed one by one, or name them as devices"
+    )]
+    Devices,
     /// What a container with users of its own binds cannot be put where it reaches it.
     #[error("cannot mount {path} for a pod with users of its own")]
     Stage {

@@ -120,7 +120,8 @@ impl Creation {
         if let Some(root) = spec.root_mut() {
             root.set_path(rootfs);
         }
-        sandbox::spec::translate(spec, &crate::cgroup::v1_cgroups(spec)?);
+        sandbox::spec::translate(spec, &crate::cgroup::v1_cgroups(spec)?)
+            .map_err(|err| Failure::from_error(Kind::Invalid, &err))?;
         sandbox::spec::stage(spec, &self.bundle.join("keep-mounts"), &self.rootfs())
             .map_err(|err| Failure::from_error(Kind::Internal, &err))?;
         spec.save(self.folders.bundle().join("config.json"))

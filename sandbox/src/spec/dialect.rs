@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Mount, Spec};
 
-use super::mounts::{self, Propagation, has, kind, mount};
+use super::SpecError;
+use super::mounts::{self, Propagation, has, is_bind, kind, mount};
 
 /// A container's cgroup on one hierarchy of cgroup v1.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,7 +24,15 @@ pub struct V1Cgroup {
 ///   mount a propagation of its own: where none asks for another, all are private. Others are [`stage`](super::stage())d.
 /// - A mount of type `cgroup` on v1: libcontainer looks for the cgroups of a process that it takes for another where
 ///   process namespaces are shared, and leaves them writable.
-pub fn translate(spec: &mut Spec, cgroups: &[V1Cgroup]) {
+///
+/// # Errors
+/// When a volume is to lie over `/dev`: libcontainer would make its devices and links in it, and replace what is there, which
+/// may be the machine's own.
+pub fn translate(spec: &mut Spec, cgroups: &[V1Cgroup]) -> Result<(), SpecError> {
+    let mut mounts = spec.mounts().iter().flatten();
+    if mounts.any(|mount| is_bind(mount) && mount.destination() == Path::new("/dev")) {
+        return Err(SpecError::Devices);
+    }
     let shows = spec
         .mounts()
         .iter()
@@ -40,6 +49,7 @@ pub fn translate(spec: &mut Spec, cgroups: &[V1Cgroup]) {
     if !cgroups.is_empty() {
         bind_cgroups(spec, cgroups);
     }
+    Ok(())
 }
 
 /// Binds the container's cgroups where the spec mounts those of type `cgroup`, read-only if that is.
@@ -81,7 +91,7 @@ mod tests {
 
     fn translated(text: &str, cgroups: &[V1Cgroup]) -> Spec {
         let mut spec: Spec = serde_json::from_str(text).unwrap();
-        translate(&mut spec, cgroups);
+        translate(&mut spec, cgroups).unwrap();
         spec
     }
 
@@ -94,6 +104,14 @@ mod tests {
         ["cpu,cpuacct", "memory"]
             .map(|name| V1Cgroup { name: name.to_owned(), path: Path::new("/cg").join(name).join("x") })
             .to_vec()
+    }
+
+    #[test]
+    fn a_volume_over_dev_is_refused_and_one_in_it_is_not() {
+        for (place, fine) in [("/dev", false), ("/dev/", false), ("/dev/net/tun", true)] {
+            let mut spec: Spec = serde_json::from_str(&CGROUP.replace("/data", place)).unwrap();
+            assert_eq!(translate(&mut spec, &[]).is_ok(), fine, "{place}");
+        }
     }
 
     #[test]
