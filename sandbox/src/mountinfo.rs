@@ -4,11 +4,15 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
+/// Where mounts are mounted, in the order of the table.
+pub(crate) fn points(table: &[u8]) -> impl Iterator<Item = PathBuf> {
+    let lines = table.split(|byte| *byte == b'\n');
+    lines.filter_map(|line| line.split(|byte| *byte == b' ').nth(4)).map(unescaped)
+}
+
 /// Where the mount that `path` lies on is mounted: the deepest in the table, and of several at one place the last.
 pub(crate) fn point_of(table: &[u8], path: &Path) -> PathBuf {
-    let points =
-        table.split(|byte| *byte == b'\n').filter_map(|line| line.split(|byte| *byte == b' ').nth(4));
-    let above = points.map(unescaped).filter(|point| path.starts_with(point));
+    let above = points(table).filter(|point| path.starts_with(point));
     above.max_by_key(|point| point.components().count()).unwrap_or_else(|| PathBuf::from("/"))
 }
 

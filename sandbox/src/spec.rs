@@ -1,5 +1,6 @@
 //! Hardens an OCI runtime spec on the host, before the container exists.
 
+mod devices;
 mod dialect;
 mod executable;
 mod mounts;
@@ -16,6 +17,7 @@ use profiles::Plan;
 use profiles::plan::Gap;
 use profiles::policy::Mode;
 
+pub use devices::{COVER, cover_devices, defer_devices};
 pub use dialect::{V1Cgroup, translate};
 pub use stage::stage;
 

@@ -23,6 +23,7 @@ use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::protobuf::{Message, MessageField};
 use containerd_shim_protos::types::introspection::{RuntimeInfo, RuntimeVersion};
 use sandbox::process::OwnProgram;
+use sandbox::spec::{COVER, cover_devices};
 
 use crate::config::Config;
 use crate::events::timestamp;
@@ -41,6 +42,12 @@ const MAX_OPTIONS: u64 = 1 << 20;
 /// # Errors
 /// When it cannot; containerd shows the text.
 pub(crate) fn run(args: &[OsString], serve: impl FnOnce(&Flags) -> Result<()>) -> Result<()> {
+    if let [action, rootfs, source, access] = args
+        && action == COVER
+    {
+        return cover_devices(Path::new(rootfs), Path::new(source), access == "ro")
+            .context("cannot put a volume over /dev");
+    }
     let flags = containerd_shim::parse(args).context("cannot parse arguments")?;
     if flags.version {
         let name = env!("CARGO_BIN_NAME");

@@ -10,7 +10,7 @@ use oci_spec::runtime::{Process, Spec};
 use profiles::intent::Capability;
 use profiles::labels::{self, Notice};
 use profiles::plan::{Wall, baseline_seccomp};
-use profiles::policy::{Command, Subject};
+use profiles::policy::{Command, Mode, Subject};
 use profiles::profile::{self, Computed, Origin, ProfileError};
 use profiles::record::{self, Observation, Verdict};
 use profiles::{Plan, Policy, Profile};
@@ -119,6 +119,10 @@ impl Creation {
         };
         if let Some(root) = spec.root_mut() {
             root.set_path(rootfs);
+        }
+        if walls.plan.mode == Mode::Audit {
+            // Not behind walls: this program runs in the container's namespaces then, where others may look at it.
+            sandbox::spec::defer_devices(spec, &self.rootfs());
         }
         sandbox::spec::translate(spec, &crate::cgroup::v1_cgroups(spec)?)
             .map_err(|err| Failure::from_error(Kind::Invalid, &err))?;
@@ -346,7 +350,7 @@ pub(crate) fn check_program(
     data_dir: &Path,
     exec: Option<&str>,
 ) -> Result<(), Failure> {
-    if walls.plan.programs.is_none() || walls.plan.mode == profiles::policy::Mode::Audit {
+    if walls.plan.programs.is_none() || walls.plan.mode == Mode::Audit {
         return Ok(());
     }
     // One that is not found there may lie on a volume; then Landlock decides, as for every other.

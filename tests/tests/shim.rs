@@ -38,6 +38,10 @@ const TESTS: &[(&str, Test)] = &[
     ("keep-strict refuses an exec with a terminal and confines one without", strict_exec),
     ("an unknown class fails the start and names those that there are", unknown_class),
     ("a privileged container is refused by keep and allowed by keep-permissive", privileged),
+    (
+        "a volume over /dev shows its devices in keep-permissive, untouched, and is refused by keep",
+        volume_over_dev,
+    ),
     ("labels of the container instead of the image grant nothing", container_labels),
     ("a snapshot of another image does not start", other_snapshot),
     ("what was found in an image is kept for it, not for what its container adds", kept_findings),
@@ -263,6 +267,35 @@ fn privileged(node: &mut Node) -> Result<()> {
     probe(node, Runtime::KeepClass("keep-permissive"), &flags, DECLARED, "permitted", &["ok"])?
         .success()
         .map(drop)
+}
+
+fn volume_over_dev(node: &mut Node) -> Result<()> {
+    let folder = node.folder.join("state/devices").to_string_lossy().into_owned();
+    let line = "mkdir -p $0/pts $0/shm && cp -a /dev/null /dev/zero /dev/tty $0 && ln -s /proc/self/fd $0/fd && echo x >$0/own";
+    node.run("sh", &["-c", line, &folder])?.success()?;
+    let list = || node.run("ls", &["-lR", &folder])?.success().map(|said| said.stdout);
+    let before = list()?;
+    let mount = format!("type=bind,src={folder},dst=/dev,options=rbind:rprivate:rw");
+    let run = |runtime, id: &str| {
+        let flags = ["--privileged", "--mount", &mount];
+        probe(
+            node,
+            runtime,
+            &flags,
+            PLAIN,
+            id,
+            &["many", "read:/dev/own", "write:/dev/null", "read:/dev/random"],
+        )
+    };
+    let said = run(Runtime::KeepClass("keep-permissive"), "dev-permissive")?.success()?;
+    let outcomes: Vec<&str> = said.stdout.lines().filter_map(|line| line.split(": ").nth(1)).collect();
+    ensure!(matches!(outcomes.as_slice(), ["ok", "ok", missing] if missing.contains("ENOENT")), "{said}");
+    let after = list()?;
+    ensure!(after == before, "the volume was changed: {before}\n{after}");
+    let flags = ["--mount", mount.as_str()];
+    let said = probe(node, Runtime::Keep, &flags, PLAIN, "dev-keep", &["ok"])?;
+    ensure!(said.code() != 0 && said.stderr.contains("/dev"), "{said}");
+    Ok(())
 }
 
 fn container_labels(node: &mut Node) -> Result<()> {

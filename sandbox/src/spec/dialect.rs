@@ -26,8 +26,8 @@ pub struct V1Cgroup {
 ///   process namespaces are shared, and leaves them writable.
 ///
 /// # Errors
-/// When a volume is to lie over `/dev`: libcontainer would make its devices and links in it, and replace what is there, which
-/// may be the machine's own.
+/// When a volume is to lie over `/dev`, unless [`defer_devices`](super::defer_devices) took it out: libcontainer would make its devices and
+/// links in it, and replace what is there, which may be the machine's own.
 pub fn translate(spec: &mut Spec, cgroups: &[V1Cgroup]) -> Result<(), SpecError> {
     let mut mounts = spec.mounts().iter().flatten();
     if mounts.any(|mount| is_bind(mount) && mount.destination() == Path::new("/dev")) {

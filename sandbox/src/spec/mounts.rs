@@ -128,7 +128,7 @@ pub(super) fn is_tmpfs(mount: &Mount) -> bool {
 }
 
 /// The last of `ro` and `rw` counts.
-fn is_read_only(mount: &Mount) -> bool {
+pub(super) fn is_read_only(mount: &Mount) -> bool {
     let options = mount.options().iter().flatten().rev();
     options
         .into_iter()
