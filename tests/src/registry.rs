@@ -160,8 +160,11 @@ fn serve(listener: &TcpListener, shelf: &Shelf, until: &AtomicBool) {
                 Ok((stream, _)) => {
                     scope.spawn(move || {
                         let answered = stream.set_nonblocking(false).and_then(|()| shelf.answer(stream));
-                        if let Err(error) = answered {
-                            eprintln!("the registry could not answer: {error}");
+                        match answered {
+                            // Who connects beforehand and then asks nothing.
+                            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                            Err(error) => eprintln!("the registry could not answer: {error}"),
+                            Ok(()) => {}
                         }
                     });
                 }
