@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde_json::{Value, json};
 use tests::conformance::{self, Expected, Outcome, Report, Site};
-use tests::node::{Containerd, leaks};
+use tests::node::leaks;
 use tests::provision::say;
 
 /// What to run.
@@ -16,9 +16,6 @@ pub(crate) struct Conformance {
     /// Only with this runtime handler; may be given several times [default: runc, keep and keep-permissive]
     #[arg(long, value_name = "HANDLER", value_parser = HANDLERS)]
     handler: Vec<String>,
-    /// Which containerd
-    #[arg(long, value_enum, default_value_t = Version::Built)]
-    containerd: Version,
     /// Write what came of each spec into this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -27,36 +24,22 @@ pub(crate) struct Conformance {
 /// `keep-strict` is none of them: it refuses images that declare nothing, and critest's declare nothing.
 const HANDLERS: [&str; 3] = ["runc", "keep", "keep-permissive"];
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Version {
-    /// Debian's
-    #[value(name = "1.6")]
-    Debian,
-    /// Built from its Go module
-    #[value(name = "2.3")]
-    Built,
-}
-
 /// Runs critest with each handler, prints what came of it and every difference to the page.
 ///
 /// # Errors
 /// When critest cannot be run, or the outcome is another than the page says.
 pub(crate) fn run(what: &Conformance) -> Result<()> {
-    let containerd = match what.containerd {
-        Version::Debian => Containerd::Debian,
-        Version::Built => Containerd::Built,
-    };
     let page = crate::build::root().join("docs/conformance.md");
     let text = std::fs::read_to_string(&page).with_context(|| format!("cannot read {}", page.display()))?;
     let expected = Expected::parse(&text).context("docs/conformance.md")?;
-    conformance::provide(containerd)?;
+    conformance::provide()?;
     let binaries = crate::build::run()?;
     let handlers: Vec<&str> = match what.handler.as_slice() {
         [] => HANDLERS.to_vec(),
         named => named.iter().map(String::as_str).collect(),
     };
-    say(&format!("bringing up {containerd}"));
-    let site = Site::start(containerd, binaries)?;
+    say("bringing up containerd 2.3");
+    let site = Site::start(binaries)?;
     let reports: Result<Vec<Report>> = handlers.iter().map(|handler| site.run(handler)).collect();
     drop(site);
     let reports: BTreeMap<&str, Report> = handlers.into_iter().zip(reports?).collect();

@@ -50,14 +50,14 @@ pub struct Report {
 ///
 /// # Errors
 /// When something cannot be had; says what.
-pub fn provide(containerd: Containerd) -> Result<()> {
+pub fn provide() -> Result<()> {
     provision::debian(provision::PACKAGES)?;
     provision::debian(provision::KUBERNETES_PACKAGES)?;
-    containerd.provide()?;
+    Containerd::Built.provide()?;
     provision::critest()
 }
 
-/// A containerd that serves the Kubernetes runtime interface, and a registry with critest's images. Dropping it ends both.
+/// A containerd 2.3 that serves the Kubernetes runtime interface, and a registry with critest's images. Dropping it ends both.
 #[derive(Debug)]
 pub struct Site {
     // In the order in which they are dropped: the registry serves in the node's network.
@@ -82,8 +82,9 @@ impl Site {
     ///
     /// # Errors
     /// When a part does not come up.
-    pub fn start(containerd: Containerd, path: PathBuf) -> Result<Self> {
+    pub fn start(path: PathBuf) -> Result<Self> {
         let shelf = images::shelf()?;
+        let containerd = Containerd::Built;
         let options = Options { containerd, path: Some(path), unified: true, stay: false, kubernetes: true };
         let node = Node::start(options)?;
         cache::open_folder(&node.folder.join("cni"))?;

@@ -97,10 +97,7 @@ impl Node {
     /// As [`Self::start_containerd`].
     pub fn start_containerd_with(&mut self, flags: &[&str]) -> Result<()> {
         let text = match (self.options.containerd, self.options.kubernetes) {
-            (Containerd::Debian, false) => include_str!("containerd-1.6.toml"),
-            (Containerd::Debian, true) => {
-                concat!(include_str!("containerd-1.6.toml"), include_str!("containerd-cri-1.6.toml"))
-            }
+            (Containerd::Debian, _) => include_str!("containerd-1.6.toml"),
             (Containerd::Built, false) => include_str!("containerd-2.3.toml"),
             (Containerd::Built, true) => {
                 concat!(include_str!("containerd-2.3.toml"), include_str!("containerd-cri.toml"))
