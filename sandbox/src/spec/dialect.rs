@@ -21,7 +21,7 @@ pub struct V1Cgroup {
 /// are v2.
 ///
 /// - `linux.rootfsPropagation`: libcontainer knows no names that begin with `r`, and takes all of them for recursive. It gives no
-///   mount a propagation of its own: where none asks for another, all are private. Others are [`stage`](super::stage())d.
+///   mount a propagation of its own: where none asks for another, all are private. Others are for [`stage`](super::stage()).
 /// - A mount of type `cgroup` on v1: libcontainer looks for the cgroups of a process that it takes for another where
 ///   process namespaces are shared, and leaves them writable.
 ///
