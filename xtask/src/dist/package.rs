@@ -2,11 +2,14 @@
 
 use std::fs;
 use std::io::Write as _;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use flate2::{Compression, GzBuilder};
+
+use tests::under_test;
 
 use super::PROGRAMS;
 
@@ -54,6 +57,17 @@ impl Release<'_> {
                 .append_data(&mut header, &path, &*file.content)
                 .with_context(|| format!("cannot pack {path}"))?;
         }
+        for link in under_test::SHIM_NAMES {
+            let mut header = tar::Header::new_gnu();
+            header.set_entry_type(tar::EntryType::Symlink);
+            header.set_size(0);
+            header.set_mode(0o777);
+            header.set_mtime(self.time);
+            let path = format!("{name}/bin/{link}");
+            archive
+                .append_link(&mut header, &path, under_test::SHIM)
+                .with_context(|| format!("cannot pack {path}"))?;
+        }
         let bytes = archive.into_inner().and_then(|mut gzip| gzip.flush().and_then(|()| gzip.finish()));
         Ok((format!("{name}.tar.gz"), bytes.context("cannot pack the tarball")?))
     }
@@ -67,6 +81,9 @@ impl Release<'_> {
             let path = path.replace("share/doc/keep/LICENSE", "share/doc/keep/copyright");
             size += content.len() as u64;
             put(&root.join("usr").join(path), mode, &content)?;
+        }
+        for link in under_test::SHIM_NAMES {
+            symlink(under_test::SHIM, root.join("usr/bin").join(link)).context("cannot link the shim")?;
         }
         let folder = root.join("etc/keep/policy.d");
         fs::create_dir_all(&folder).context("cannot make the folder of policies")?;
