@@ -17,7 +17,7 @@ use crate::executor::WallsExecutor;
 use crate::identity::Id;
 use crate::process::{program, search_path};
 use crate::stdio::ProcessStdio;
-use crate::walls::{Folders, Walls, write_private};
+use crate::walls::{Folders, Starting, Walls, write_private};
 
 /// Everything that an exec takes.
 #[derive(Debug)]
@@ -40,7 +40,8 @@ pub(crate) struct Exec {
     pub(crate) giver: Giver,
 }
 
-/// Creates and starts the process; its id in the shim's pid namespace.
+/// Creates and starts the process; its id in the shim's pid namespace. Its [`Starting`] folder is the shim's to remove: this
+/// child may have been killed.
 ///
 /// # Errors
 /// When the policy refuses the session, the program was not declared, or libcontainer fails.
@@ -58,19 +59,18 @@ pub(crate) fn start(exec: Exec) -> Result<i32, Failure> {
     check(&exec, &walls, &process, Path::new(&format!("/proc/{pid}/root")))?;
     sandbox::spec::harden_process(&mut process, &walls.plan);
     let walls = walls.for_process(&mut process);
-    let spec_path = exec.folders.process(exec.exec_id.as_str());
+    let starting = exec.folders.starting(exec.exec_id.as_str());
     let json =
         serde_json::to_vec(&process).map_err(|err| internal("cannot write the exec's process", &err))?;
-    write_private(&spec_path, &json).map_err(|err| internal("cannot write the exec's process", &err))?;
+    starting
+        .make(&exec.folders)
+        .and_then(|()| write_private(&starting.process(), &json))
+        .map_err(|err| internal("cannot write the exec's process", &err))?;
     let user = (process.user().uid(), process.user().gid());
     let owner = sandbox::idmap::owner_in(pid.as_raw(), user)
         .map_err(|err| internal("cannot tell whose the container's users are", &err))?;
     exec.stdio.chown(owner).map_err(|err| internal("cannot give the streams to the exec's user", &err))?;
-    let started = libcontainer(exec, walls, &spec_path);
-    if let Err(err) = std::fs::remove_file(&spec_path) {
-        tracing::debug!(error = %err, "the exec's process was gone already");
-    }
-    started
+    libcontainer(exec, walls, &starting)
 }
 
 /// The process that an exec's `spec` describes.
@@ -134,19 +134,19 @@ fn check(exec: &Exec, walls: &Walls, process: &Process, root: &Path) -> Result<(
     )
 }
 
-fn libcontainer(exec: Exec, walls: Walls, spec: &Path) -> Result<i32, Failure> {
+fn libcontainer(exec: Exec, walls: Walls, starting: &Starting) -> Result<i32, Failure> {
     let failed =
         |err: libcontainer::error::LibcontainerError| Failure::internal("cannot exec in container", &err);
     crate::network::join(&walls, &exec.folders)?;
     let mut builder = ContainerBuilder::new(exec.id.as_str().to_owned(), SyscallType::default())
         .with_executor(WallsExecutor::new(walls, exec.giver))
         .with_console_socket(exec.console)
-        .with_root_path(exec.folders.oci_root())
+        .with_root_path(starting.oci_root())
         .map_err(failed)?;
     [builder.stdin, builder.stdout, builder.stderr] = exec.stdio.into_descriptors();
     let pid = builder
         .as_tenant()
-        .with_process(Some(spec))
+        .with_process(Some(starting.process()))
         .as_sibling(true)
         .with_detach(true)
         .build()

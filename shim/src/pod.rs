@@ -33,6 +33,10 @@ use crate::rootfs::RootfsMount;
 use crate::stdio::{self, Owner, Prepared, ProcessStdio, StdioRequest};
 use crate::walls::Folders;
 
+/// How long a shim without containers waits for one: containerd asks for the first right after the shim's start, and tells a
+/// shim to end right after the last. One that was killed between the two never does.
+const UNUSED: Duration = Duration::from_secs(20);
+
 /// Longest from a start to the program's first instruction.
 const START: Duration = Duration::from_secs(60);
 
@@ -105,6 +109,7 @@ impl Pod {
     /// # Errors
     /// See [`create::create`].
     pub(crate) async fn create(&self, new: NewContainer) -> Result<i32, Failure> {
+        let expecting = self.reaper.expecting();
         let folders = Folders::new(&new.config, &self.namespace, &new.id);
         let connections = Connections::make(&new.stdio, &new.config, self.owner(&new.id))?;
         let mut keep = connections.raw();
@@ -112,12 +117,16 @@ impl Pod {
         let console = connections.console_path();
         let Connections { theirs, mut ours, console: terminal, giver, taker } = connections;
         ours.ready().await?;
-        let prepared = folders.make().and_then(|()| folders.point_from(&new.bundle));
-        prepared.map_err(|err| match err.kind() {
-            ErrorKind::AlreadyExists => {
-                Failure::new(Kind::AlreadyExists, format!("container {} exists already", new.id.as_str()))
+        folders.point_from(&new.bundle).and_then(|()| folders.make()).map_err(|err| {
+            if err.kind() == ErrorKind::AlreadyExists {
+                let text = format!("container {} exists already", new.id.as_str());
+                return Failure::new(Kind::AlreadyExists, text);
             }
-            _ => Failure::internal("cannot make the container's state folder", &err),
+            // On a full disk some of them may be there.
+            if let Err(err) = folders.remove() {
+                tracing::error!(error = %err, "something is left of a container that was not created");
+            }
+            Failure::internal("cannot make the container's state folder", &err)
         })?;
         let creation = Creation {
             namespace: self.namespace.clone(),
@@ -131,7 +140,6 @@ impl Pod {
             console,
             giver,
         };
-        let expecting = self.reaper.expecting();
         let created =
             child::run(&self.reaper, "create the container", &keep, move || create::create(creation)).await;
         let connected = created.and_then(|pid| {
@@ -144,6 +152,8 @@ impl Pod {
         let (pid, relay) = match connected {
             Ok(connected) => connected,
             Err(failure) => {
+                self.reaper.failed();
+                drop(expecting);
                 self.undo(folders, new.bundle).await;
                 return Err(failure);
             }
@@ -181,6 +191,7 @@ impl Pod {
         if let Err(failure) = undone {
             tracing::error!(%failure, "something is left of a container that was not created");
         }
+        self.end_if_unused();
     }
 
     /// Starts a created container or an added exec; returns when its program runs behind its walls.
@@ -221,6 +232,21 @@ impl Pod {
         let mut child =
             child::spawn(&self.reaper, "start the container", &keep, move |answers| observer.run(&answers))?;
         child.answer::<()>(START).await
+    }
+
+    /// Ends the server in a while, if no container is there then and none on its way.
+    pub(crate) fn end_if_unused(&self) {
+        if !self.containers.is_empty() {
+            return;
+        }
+        let pod = self.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(UNUSED).await;
+            if pod.containers.is_empty() && !pod.reaper.is_expecting() {
+                tracing::info!("containerd uses this shim no more");
+                pod.end();
+            }
+        });
     }
 
     /// Tells the server that nothing is left to do.

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use nix::errno::Errno;
+use nix::sys::signal::{Signal as KillSignal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -32,6 +33,8 @@ struct Shared {
     unclaimed: HashMap<i32, Exit>,
     /// Operations under way that may yet ask for an unclaimed exit.
     expecting: usize,
+    /// Whether an operation failed that may have made processes of which nobody knows.
+    failed: bool,
 }
 
 /// While it lives, exits of unknown processes are kept.
@@ -44,6 +47,33 @@ impl Drop for Expecting {
         shared.expecting -= 1;
         if shared.expecting == 0 {
             shared.unclaimed.clear();
+            if std::mem::take(&mut shared.failed) {
+                end_strays(&shared.waiting);
+            }
+        }
+    }
+}
+
+/// Kills this process's children that are not `known`, as long as they are still this program (on the way to becoming a
+/// container's), or became a container's. Others were adopted: with the node's process namespace, a container's orphans are.
+fn end_strays(known: &HashMap<i32, oneshot::Sender<Exit>>) {
+    let children = std::fs::read_to_string("/proc/thread-self/children").unwrap_or_else(|err| {
+        tracing::error!(error = %err, "cannot look for processes that a failed start left");
+        String::new()
+    });
+    let children = children.split_whitespace().filter_map(|pid| pid.parse::<i32>().ok());
+    for pid in children.filter(|pid| !known.contains_key(pid)) {
+        let same = |what: &str| {
+            let ours = std::fs::read_link(format!("/proc/self/{what}"));
+            ours.is_ok_and(|ours| {
+                std::fs::read_link(format!("/proc/{pid}/{what}")).is_ok_and(|its| its == ours)
+            })
+        };
+        // Nobody else can have its number: it is ours to collect.
+        if (same("exe") || !same("ns/pid"))
+            && let Err(errno) = kill(Pid::from_raw(pid), KillSignal::SIGKILL)
+        {
+            tracing::debug!(%errno, pid, "a process that a failed start left had ended");
         }
     }
 }
@@ -57,6 +87,17 @@ impl Reaper {
     pub(crate) fn expecting(&self) -> Expecting {
         self.lock().expecting += 1;
         Expecting(self.clone())
+    }
+
+    /// Whether an operation is under way that may make processes.
+    pub(crate) fn is_expecting(&self) -> bool {
+        self.lock().expecting > 0
+    }
+
+    /// To be told of an operation that failed, while its [`Expecting`] lives. What it may have left running is ended as soon as
+    /// no other operation is under way, whose processes could be taken for it.
+    pub(crate) fn failed(&self) {
+        self.lock().failed = true;
     }
 
     /// Resolves when `pid` has been collected. Ask while an [`Expecting`] lives, or before the process can end.

@@ -86,6 +86,7 @@ async fn serve_pod(
         ended: ended.clone(),
     };
     let publisher = pod.publisher.clone();
+    pod.end_if_unused();
     listener.set_nonblocking(true)?;
     let listener = Listener::from(tokio::net::UnixListener::from_std(listener)?);
     let mut server = Server::new().add_listener(listener).register_service(services(pod));

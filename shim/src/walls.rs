@@ -141,13 +141,14 @@ impl Folders {
         Self::new(&config, namespace, id)
     }
 
-    /// Notes in containerd's bundle where they are, for the clean-up after a dead shim.
+    /// Notes in containerd's bundle where they are, for the clean-up after a dead shim: before they are made, and whole or
+    /// not at all.
     ///
     /// # Errors
     /// When the bundle cannot be written into.
     pub(crate) fn point_from(&self, bundle: &Path) -> io::Result<()> {
         let state_dir = self.base.ancestors().nth(2).unwrap_or(&self.base);
-        std::fs::write(bundle.join(POINTER), state_dir.as_os_str().as_encoded_bytes())
+        replace_private(&bundle.join(POINTER), state_dir.as_os_str().as_encoded_bytes())
     }
 
     /// Makes them, mode 0700.
@@ -170,10 +171,7 @@ impl Folders {
     /// # Errors
     /// When something in them cannot be removed; nothing there is no error.
     pub(crate) fn remove(&self) -> io::Result<()> {
-        match std::fs::remove_dir_all(&self.base) {
-            Err(err) if err.kind() != io::ErrorKind::NotFound => Err(err),
-            _ => Ok(()),
-        }
+        remove_folder(&self.base)
     }
 
     /// The container's id.
@@ -207,9 +205,9 @@ impl Folders {
         self.base.join("empty")
     }
 
-    /// A process spec for an exec.
-    pub(crate) fn process(&self, name: &str) -> PathBuf {
-        self.base.join(format!("{name}.json"))
+    /// What an exec needs only while it is started; see [`Starting`].
+    pub(crate) fn starting(&self, exec: &str) -> Starting {
+        Starting { folder: self.base.join("starting").join(exec) }
     }
 
     /// Where execs' observers note what their processes run.
@@ -237,6 +235,56 @@ impl Folders {
         let mut bytes = Vec::new();
         File::open(self.walls())?.read_to_end(&mut bytes)?;
         Ok(serde_json::from_slice(&bytes)?)
+    }
+}
+
+/// The files of one exec while it is started, in a folder of its own: libcontainer leaves a socket beside the state that it
+/// reads, and whoever starts the exec may be killed.
+#[derive(Debug)]
+pub(crate) struct Starting {
+    folder: PathBuf,
+}
+
+impl Starting {
+    /// Makes the folder, with libcontainer's state of the container in it.
+    ///
+    /// # Errors
+    /// When it cannot be made, or the container has no state.
+    pub(crate) fn make(&self, of: &Folders) -> io::Result<()> {
+        let state = self.oci_root().join(of.id());
+        make_private(&state)?;
+        for entry in std::fs::read_dir(of.oci_state())? {
+            let entry = entry?;
+            if entry.file_type()?.is_file() {
+                std::fs::hard_link(entry.path(), state.join(entry.file_name()))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Root of libcontainer's state, for this exec.
+    pub(crate) fn oci_root(&self) -> PathBuf {
+        self.folder.join("oci")
+    }
+
+    /// The process as the runtime spec describes it.
+    pub(crate) fn process(&self) -> PathBuf {
+        self.folder.join("process.json")
+    }
+
+    /// Removes the folder.
+    ///
+    /// # Errors
+    /// When something in it cannot be removed; nothing there is no error.
+    pub(crate) fn remove(&self) -> io::Result<()> {
+        remove_folder(&self.folder)
+    }
+}
+
+fn remove_folder(folder: &Path) -> io::Result<()> {
+    match std::fs::remove_dir_all(folder) {
+        Err(err) if err.kind() != io::ErrorKind::NotFound => Err(err),
+        _ => Ok(()),
     }
 }
 

@@ -54,14 +54,17 @@ impl Pod {
     }
 
     pub(super) async fn start_exec(&self, target: &Target, exec_id: &Id) -> Result<i32, Failure> {
+        let expecting = self.reaper.expecting();
         let (exec, observer, mut ours, terminal) = self.containers.with(&target.id, |container| {
             container.process(Some(exec_id))?.state.after(Step::Start)?;
             container.takes_exec()?;
             let process = container.execs.get_mut(exec_id).ok_or_else(|| {
                 Failure::new(Kind::NotFound, format!("exec {} not found", exec_id.as_str()))
             })?;
-            process.step(Step::Start)?;
+            // A start whose streams cannot be had leaves an exec that can be deleted.
+            let starting = process.state.after(Step::Start)?;
             let connections = Connections::make(&process.stdio, &container.config, self.owner(&target.id))?;
+            process.state = starting;
             let console = connections.console_path();
             let (spec, is_session) = (std::mem::take(&mut process.spec), process.stdio.terminal);
             let Connections { theirs, ours, console: terminal, giver, taker } = connections;
@@ -79,14 +82,20 @@ impl Pod {
             };
             Ok((exec, observer, ours, terminal))
         })?;
-        let expecting = self.reaper.expecting();
         let started = match ours.ready().await {
             Ok(()) => self.run_exec(exec, observer).await,
             Err(failure) => Err(failure),
         };
-        let pid = match started {
-            Ok(pid) => pid,
+        let connected = started.and_then(|pid| {
+            let master = terminal.map(Console::receive).transpose();
+            let relay = master.and_then(|master| ours.relay(master));
+            let relay = relay.map_err(|err| Failure::internal("cannot connect the exec's streams", &err))?;
+            Ok((pid, relay))
+        });
+        let (pid, relay) = match connected {
+            Ok(connected) => connected,
             Err(failure) => {
+                self.reaper.failed();
                 self.containers.with_process(target, |process| {
                     let exit = Exit { code: 255, at: SystemTime::now() };
                     process.step(Step::Exit(exit))?;
@@ -96,8 +105,6 @@ impl Pod {
                 return Err(failure);
             }
         };
-        let relay = terminal.map(Console::receive).transpose().and_then(|master| ours.relay(master));
-        let relay = relay.map_err(|err| Failure::internal("cannot connect the exec's streams", &err))?;
         self.containers.with_process(target, |process| {
             process.pid = pid;
             process.relay = Some(relay);
@@ -116,14 +123,28 @@ impl Pod {
     }
 
     async fn run_exec(&self, exec: Exec, observer: Observer) -> Result<i32, Failure> {
+        let starting = exec.folders.starting(exec.exec_id.as_str());
+        let started = self.run_children(exec, observer).await;
+        if let Err(err) = starting.remove() {
+            tracing::error!(error = %err, "cannot remove what an exec needed to start");
+        }
+        started
+    }
+
+    /// One child observes the exec, another makes its process.
+    async fn run_children(&self, exec: Exec, observer: Observer) -> Result<i32, Failure> {
         let keep_observer = [observer.taker.as_fd().as_raw_fd()];
         let mut keep = exec.stdio.raw();
         keep.push(exec.giver.as_fd().as_raw_fd());
         let mut serving = child::spawn(&self.reaper, "observe the exec", &keep_observer, move |answers| {
             observer.run(&answers)
         })?;
-        let pid = child::run(&self.reaper, "start the exec", &keep, move || exec::start(exec)).await?;
-        serving.answer::<()>(START).await?;
-        Ok(pid)
+        match child::run(&self.reaper, "start the exec", &keep, move || exec::start(exec)).await {
+            Ok(pid) => serving.answer::<()>(START).await.map(|()| pid),
+            Err(failure) => {
+                serving.kill();
+                Err(failure)
+            }
+        }
     }
 }

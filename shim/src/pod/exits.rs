@@ -195,6 +195,7 @@ impl Pod {
         child::run(&self.reaper, "delete the container", &[], move || remove::remove(&folders, &bundle))
             .await?;
         self.containers.remove(&target.id);
+        self.end_if_unused();
         let event = TaskDelete {
             container_id: target.id.as_str().to_owned(),
             pid: unsigned(pid),
