@@ -5,6 +5,7 @@
 
 pub mod attack;
 pub mod cache;
+pub mod census;
 pub mod cluster;
 pub mod command;
 pub mod conformance;
@@ -22,4 +23,5 @@ pub mod registry;
 pub mod shared;
 pub mod suite;
 pub mod task;
+pub mod tracer;
 pub mod under_test;

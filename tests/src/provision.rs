@@ -27,6 +27,7 @@ pub const PACKAGES: &[&str] = &[
     "zlib1g-dev",
     "make",
     "procps",
+    "strace",
 ];
 /// What a Kubernetes node needs beside it.
 pub const KUBERNETES_PACKAGES: &[&str] =

@@ -217,17 +217,24 @@ impl Node {
     /// # Errors
     /// When something of it is still there afterwards.
     pub fn remove(&self, id: &str) -> Result<()> {
-        // Each may fail where there is nothing left for it to do; what counts is what is left.
-        for words in [
-            vec!["task", "kill", "-s", "SIGKILL", id],
-            vec!["task", "rm", "-f", id],
-            vec!["containers", "rm", id],
-        ] {
-            self.ctr(&words)?;
-        }
+        self.discard(id)?;
         let left = self.wait_until_gone(id, Duration::from_secs(10));
         anyhow::ensure!(left.is_empty(), "left of container {id}: {left:#?}");
         Ok(())
+    }
+
+    /// Has containerd end a container and remove it; what it says to that.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub fn discard(&self, id: &str) -> Result<Vec<Output>> {
+        // Each may fail where there is nothing left for it to do; what counts is what is left.
+        let commands = [
+            vec!["task", "kill", "-s", "SIGKILL", id],
+            vec!["task", "rm", "-f", id],
+            vec!["containers", "rm", id],
+        ];
+        commands.iter().map(|words| self.ctr(words)).collect()
     }
 
     /// Process id, on this machine, of a container's first process.

@@ -1,7 +1,7 @@
 //! Repeated work: opens under a timer signal, costs, and what changes with time.
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -12,6 +12,22 @@ fn number<T: std::str::FromStr>(text: &str) -> io::Result<T> {
 
 fn open(path: &str) -> io::Result<()> {
     OpenOptions::new().write(true).create(true).truncate(false).open(path).map(drop)
+}
+
+/// Writes so many megabytes to standard output.
+pub(crate) fn flood(megabytes: &str) -> io::Result<()> {
+    let chunk = vec![b'x'; 64 * 1024];
+    let mut output = io::stdout().lock();
+    for _ in 0..number::<usize>(megabytes)? * 16 {
+        output.write_all(&chunk)?;
+    }
+    output.flush()
+}
+
+/// Takes so many megabytes of memory, and writes to each page.
+pub(crate) fn fill(megabytes: &str) -> io::Result<String> {
+    let memory = std::hint::black_box(vec![1u8; number::<usize>(megabytes)? << 20]);
+    Ok(format!("{} bytes", memory.len()))
 }
 
 /// Opens `path` for writing at least `count` times, for at least one second, with a signal every millisecond.

@@ -32,7 +32,9 @@ const USAGE: &str = "usage: keep-probe COMMAND
   time N CMD [ARG]...    wall nanoseconds of each of N runs
   keep-trying SECONDS NAME:ARG   tries every 50 ms until the result changes, shows first and last
   show PATH              the file's text
-  exit N | echo TEXT | warn TEXT | cat | tty | env NAME | pwd | id | effective-uid | ok";
+    flood MEGABYTES        writes them to standard output
+    fill MEGABYTES         takes that much memory, and uses it
+    exit N | echo TEXT | warn TEXT | cat | tty | env NAME | pwd | id | effective-uid | ok";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -67,6 +69,8 @@ fn main() -> ExitCode {
         }
         ["time", count, program, rest @ ..] => show(load::time(count, program, rest)),
         ["keep-trying", seconds, what] => show(load::keep_trying(seconds, what)),
+        ["flood", megabytes] => finish(load::flood(megabytes), false),
+        ["fill", megabytes] => show(load::fill(megabytes)),
         ["many", moves @ ..] if !moves.is_empty() => {
             for what in moves {
                 println!("{what}: {}", outcome(what));

@@ -1,0 +1,93 @@
+//! Readers of a container's output that go away, or are slow.
+
+use std::io::Read as _;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use tests::census::Census;
+use tests::command::{self, until};
+use tests::node::{Node, Runtime};
+use tests::under_test;
+
+use super::{DECLARED, HANG, in_time};
+
+const ID: &str = "flood";
+
+/// Megabytes that a slow reader is sent.
+const FLOOD: usize = 64;
+
+/// How much a slow reader takes at a time, and how long it then rests: about 16 MB/s.
+const SIP: usize = 512 * 1024;
+const REST: Duration = Duration::from_millis(32);
+
+/// `ctr run -d` opens the fifos and goes away: the container fills them, waits, and ends when told to.
+pub(super) fn reader_gone(node: &mut Node) -> Result<()> {
+    let before = Census::take(node);
+    let words = ["/bin/keep-probe", "flood", "8"];
+    node.start_container(Runtime::Keep, &["-d"], DECLARED, ID, &words)?.success()?;
+    std::thread::sleep(Duration::from_millis(300));
+    let lives = node.pid_of(ID);
+    in_time("the clean-up", || node.remove(ID))?;
+    lives.context("it ended without its reader")?;
+    let left = before.wait_until_back(node, HANG);
+    ensure!(left.is_empty(), "left: {left:#?}");
+    Ok(())
+}
+
+/// A log file where nothing can be written, and fifos that nobody made, fail the start or the exec with a sentence.
+pub(super) fn reader_never_there(node: &mut Node) -> Result<()> {
+    let before = Census::take(node);
+    for log in ["file:///proc/keep.log", "file:///nowhere/keep.log", "binary:///nowhere/logger"] {
+        let words = ["/bin/keep-probe", "sleep", "600"];
+        let flags = ["-d", "--log-uri", log];
+        let said = in_time("ctr run", || node.start_container(Runtime::Keep, &flags, DECLARED, ID, &words));
+        in_time("the clean-up", || node.remove(ID))?;
+        let said = said?;
+        ensure!(said.code() != 0, "{log}: it started: {said}");
+        let left = before.wait_until_back(node, HANG);
+        ensure!(left.is_empty(), "{log}: left: {left:#?}");
+    }
+    Ok(())
+}
+
+/// Nothing is lost through a slow reader, and the shim holds none of it in memory.
+pub(super) fn slow_reader(node: &mut Node) -> Result<()> {
+    let before = Census::take(node);
+    let mut ctr = node.command("ctr");
+    ctr.args(["run", "--rm", "--runtime", under_test::RUNTIME, DECLARED, ID, "/bin/keep-probe", "flood"]);
+    ctr.arg(FLOOD.to_string()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut ctr = ctr.spawn().context("cannot start ctr")?;
+    let mut output = ctr.stdout.take().context("no pipe")?;
+    let server = until("the shim", HANG, || {
+        node.shims(ID).iter().filter(|process| process.line.ends_with(" serve")).map(|p| p.pid).min()
+    })?;
+    let (mut chunk, mut got, mut most) = (vec![0; SIP], 0, 0);
+    let begin = Instant::now();
+    loop {
+        let length = output.read(&mut chunk).context("cannot read the output")?;
+        if length == 0 {
+            break;
+        }
+        got += length;
+        std::thread::sleep(REST * u32::try_from(length)? / u32::try_from(SIP)?);
+        most = most.max(own_memory(server));
+    }
+    let slow = begin.elapsed();
+    let ended = command::wait(&mut ctr, HANG)?;
+    node.remove(ID)?;
+    ensure!(ended.is_some_and(|status| status.success()), "ctr: {ended:?}");
+    ensure!(got == FLOOD << 20, "{got} bytes of {FLOOD} MB arrived");
+    ensure!(slow > REST * 64, "the reader was not slow: {slow:?}");
+    ensure!((1..4096).contains(&most), "the shim took {most} kB");
+    let left = before.wait_until_back(node, HANG);
+    ensure!(left.is_empty(), "left: {left:#?}");
+    Ok(())
+}
+
+/// Memory of a process that it shares with none, in kB; 0 once it is gone.
+fn own_memory(pid: i32) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("Private_Dirty:"));
+    line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0)
+}
