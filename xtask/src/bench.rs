@@ -2,6 +2,7 @@
 
 mod contender;
 mod files;
+mod load;
 mod profile;
 mod throughput;
 
@@ -57,6 +58,18 @@ pub(crate) enum What {
         #[arg(long, default_value_t = 5)]
         rounds: usize,
     },
+    /// `ctr task exec` of `/bin/true` in a running container, over runc
+    Exec {
+        /// Runs of each
+        #[arg(long, default_value_t = 50)]
+        runs: usize,
+    },
+    /// Containers and execs, many in a row and many at once, over runc; what is lost, and whether the shim grows
+    Load {
+        /// Containers, and execs, in a row
+        #[arg(long, default_value_t = 200)]
+        runs: usize,
+    },
     /// Labels and policies to a profile, a profile to a compiled filter, `keep explain` of an archive of 300 MB
     Profile {
         /// Runs of each
@@ -81,6 +94,8 @@ pub(crate) fn run(what: &What) -> Result<()> {
         What::Create { runs } => create(&node(true)?, *runs),
         What::Files { rounds, memory } => files::run(&node(true)?, *rounds, *memory),
         What::Throughput { rounds } => throughput::run(*rounds),
+        What::Exec { runs } => load::exec(&node(true)?, *runs),
+        What::Load { runs } => load::run(&node(true)?, *runs),
         What::Profile { runs } => profile::run(*runs),
     }
 }
@@ -183,9 +198,15 @@ fn calls(node: &Node, rounds: usize) -> Result<()> {
 }
 
 fn pss(pid: i32) -> Result<u64> {
+    kilobytes(pid, "Pss:")
+}
+
+/// A line of a process's memory map, all of it together.
+fn kilobytes(pid: i32, key: &str) -> Result<u64> {
     let path = format!("/proc/{pid}/smaps_rollup");
     let text = std::fs::read_to_string(Path::new(&path)).with_context(|| format!("cannot read {path}"))?;
-    let line = text.lines().find_map(|line| line.strip_prefix("Pss:")).context("no Pss line")?;
+    let line =
+        text.lines().find_map(|line| line.strip_prefix(key)).with_context(|| format!("no {key} line"))?;
     let value = line.trim().trim_end_matches(" kB").trim().parse();
     ensure!(value.is_ok(), "no number: {line}");
     value.context("no number")

@@ -91,12 +91,16 @@ impl Contender {
 
     /// Wall nanoseconds of one `ctr run --rm`, taken inside the node, without the cost of entering it.
     pub(super) fn time(&self, node: &Node, image: &str, id: &str, command: &[&str]) -> Result<f64> {
-        let probe = under_test::binary("keep-probe")?;
-        let words = self.words(&["time", "1", "ctr", "run", "--rm"], &[&[image, id], command].concat());
-        let output = node.run(&probe.to_string_lossy(), &words)?.success();
-        let output = output.with_context(|| format!("{} does not run", self.name))?;
-        output.text().parse().with_context(|| format!("{output}"))
+        let words = self.words(&["run", "--rm"], &[&[image, id], command].concat());
+        nanoseconds(node, &words).with_context(|| format!("{} does not run", self.name))
     }
+}
+
+/// Wall nanoseconds of one `ctr`, which must succeed, taken inside the node, without the cost of entering it.
+pub(super) fn nanoseconds(node: &Node, words: &[&str]) -> Result<f64> {
+    let probe = under_test::binary("keep-probe")?;
+    let output = node.run(&probe.to_string_lossy(), &[&["time", "1", "ctr"], words].concat())?.success()?;
+    output.text().parse().with_context(|| format!("{output}"))
 }
 
 /// Measures each of `count` contenders, given by number, once a round in turn; gives their medians. The first round fills

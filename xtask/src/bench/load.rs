@@ -1,0 +1,148 @@
+//! Many containers and execs, one after the other and at once: what is lost, how long it takes beside runc, and whether the
+//! shim grows.
+
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, ensure};
+use tests::images;
+use tests::node::Node;
+use tests::provision::say;
+
+use super::contender::{Contender, median, medians, nanoseconds};
+
+const IMAGE: &str = "keep.bench/load:1";
+/// Execs at once in one container.
+const EXECS: usize = 50;
+/// Containers at once.
+const CONTAINERS: usize = 20;
+/// How often each of the two is done at once.
+const ROUNDS: usize = 3;
+
+/// Latency of a probe-like exec.
+pub(super) fn exec(node: &Node, runs: usize) -> Result<()> {
+    let contenders = [Contender::keep(), Contender::runc()];
+    let ids = start(node, &contenders)?;
+    let before = memory(node, &ids[0])?;
+    say("measuring `ctr task exec` of /bin/true");
+    let times = medians(runs, contenders.len(), |index, turn| {
+        let exec = format!("e{turn}");
+        let words = ["task", "exec", "--exec-id", &exec, &ids[index], "/bin/true", "ok"];
+        nanoseconds(node, &words).with_context(|| format!("{} does not exec", contenders[index].name))
+    })?;
+    let after = memory(node, &ids[0])?;
+    end(node, &ids)?;
+    println!("`ctr task exec` of /bin/true, {runs} runs each, interleaved; medians:");
+    for (contender, time) in contenders.iter().zip(&times) {
+        println!("  {:<22} {:>7.1} ms   keep / it = {:.2}", contender.name, time / 1e6, times[0] / time);
+    }
+    println!("  (aim: at most 0.50 of runc)");
+    println!("own memory of the shim's server: {before} kB before them, {after} kB after");
+    Ok(())
+}
+
+/// Everything else.
+pub(super) fn run(node: &Node, runs: usize) -> Result<()> {
+    let contenders = [Contender::keep(), Contender::runc()];
+    let ids = start(node, &contenders)?;
+    let before = memory(node, &ids[0])?;
+    say("containers, one after the other");
+    let times = medians(runs, contenders.len(), |index, turn| {
+        contenders[index].time(node, IMAGE, &format!("l{index}-{turn}"), &["/bin/true", "ok"])
+    })?;
+    print(&format!("{runs} containers, created to deleted, one after the other; medians"), &times);
+    say("execs, one after the other");
+    let times = medians(runs, contenders.len(), |index, turn| {
+        let exec = format!("r{turn}");
+        nanoseconds(node, &["task", "exec", "--exec-id", &exec, &ids[index], "/bin/true", "ok"])
+    })?;
+    print(&format!("{runs} execs in one container, one after the other; medians"), &times);
+    let between = memory(node, &ids[0])?;
+    say("execs at once");
+    let times = at_once(&contenders, EXECS, |index, round, turn| {
+        let exec = format!("p{round}-{turn}");
+        node.ctr(&["task", "exec", "--exec-id", &exec, &ids[index], "/bin/true", "ok"])?.success().map(drop)
+    })?;
+    print(&format!("{EXECS} execs at once in one container, of {ROUNDS} rounds the median"), &times);
+    say("containers at once");
+    let times = at_once(&contenders, CONTAINERS, |index, round, turn| {
+        let id = format!("c{index}-{round}-{turn}");
+        contenders[index].run(node, &["--rm"], IMAGE, &id, &["/bin/true", "ok"]).map(drop)
+    })?;
+    print(&format!("{CONTAINERS} containers at once, of {ROUNDS} rounds the median"), &times);
+    let after = memory(node, &ids[0])?;
+    println!(
+        "own memory of the shim's server: {before} kB; after {runs} execs {between} kB; after {EXECS} at once {after} kB"
+    );
+    println!("nothing was lost: every container and exec ended with 0");
+    end(node, &ids)
+}
+
+/// A sleeping container of each contender.
+fn start(node: &Node, contenders: &[Contender]) -> Result<Vec<String>> {
+    node.import(&images::static_true()?.label("dev.keep.intent", "v1"), IMAGE)?;
+    let mut ids = Vec::new();
+    for (index, contender) in contenders.iter().enumerate() {
+        let id = format!("sleeper-{index}");
+        contender.run(node, &["-d"], IMAGE, &id, &["/bin/true", "sleep", "86400"])?;
+        // The first exec of a container makes what the others find.
+        node.exec(&id, &["/bin/true", "ok"])?.success()?;
+        ids.push(id);
+    }
+    Ok(ids)
+}
+
+fn end(node: &Node, ids: &[String]) -> Result<()> {
+    ids.iter().try_for_each(|id| node.remove(id))
+}
+
+/// Wall nanoseconds for each contender's `count` of `act` at once, the median of the rounds. `act` takes the contender's
+/// number, the round and its own.
+fn at_once(
+    contenders: &[Contender],
+    count: usize,
+    act: impl Fn(usize, usize, usize) -> Result<()> + Sync,
+) -> Result<Vec<f64>> {
+    let mut times = vec![Vec::new(); contenders.len()];
+    for round in 0..ROUNDS {
+        for (index, contender) in contenders.iter().enumerate() {
+            let begin = Instant::now();
+            let lost: Vec<String> = std::thread::scope(|scope| {
+                let act = &act;
+                let all: Vec<_> =
+                    (0..count).map(|turn| scope.spawn(move || act(index, round, turn))).collect();
+                let ended = all.into_iter().map(|one| one.join());
+                ended
+                    .filter_map(|one| {
+                        one.map_or(Some("a panic".to_owned()), |done| done.err().map(|e| format!("{e:#}")))
+                    })
+                    .collect()
+            });
+            ensure!(
+                lost.is_empty(),
+                "{} lost {} of {count}: {}",
+                contender.name,
+                lost.len(),
+                lost.join("\n")
+            );
+            times[index].push(begin.elapsed().as_secs_f64() * 1e9);
+        }
+    }
+    Ok(times.into_iter().map(median).collect())
+}
+
+fn print(what: &str, times: &[f64]) {
+    if let [keep, runc] = times {
+        println!(
+            "{what}: keep {:.1} ms, shim-runc-v2 + runc {:.1} ms: {:.2}",
+            keep / 1e6,
+            runc / 1e6,
+            keep / runc
+        );
+    }
+}
+
+/// Memory that the shim's server shares with nobody, in kB.
+fn memory(node: &Node, id: &str) -> Result<u64> {
+    let server = node.shims(id).into_iter().min_by_key(|process| process.inside);
+    super::kilobytes(server.context("there is no shim")?.pid, "Private_Dirty:")
+}
