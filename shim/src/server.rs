@@ -28,7 +28,7 @@ const NAMES: [&str; 2] = ["containerd.task.v2.Task", "containerd.task.v3.Task"];
 const ANSWERS: Duration = Duration::from_millis(500);
 
 /// How long it waits after that for a containerd that starts to take its last events.
-const LINGER: Duration = Duration::from_secs(10);
+const LINGER: Duration = Duration::from_secs(5);
 
 /// Serves until the pod's last container is gone and containerd said so.
 ///

@@ -21,6 +21,10 @@ const FLOOD: usize = 64;
 const SIP: usize = 512 * 1024;
 const REST: Duration = Duration::from_millis(32);
 
+/// What ctr may leave unread: it closes its fifos when it hears of the exit, under runc's shim too. As much as they, and the
+/// pipes behind them, hold.
+const UNREAD: usize = 256 * 1024;
+
 /// `ctr run -d` opens the fifos and goes away: the container fills them, waits, and ends when told to.
 pub(super) fn reader_gone(node: &mut Node) -> Result<()> {
     let before = Census::take(node);
@@ -51,7 +55,7 @@ pub(super) fn reader_never_there(node: &mut Node) -> Result<()> {
     Ok(())
 }
 
-/// Nothing is lost through a slow reader, and the shim holds none of it in memory.
+/// Nothing is lost through a slow reader while it reads, and the shim holds none of it in memory.
 pub(super) fn slow_reader(node: &mut Node) -> Result<()> {
     let before = Census::take(node);
     let mut ctr = node.command("ctr");
@@ -77,7 +81,8 @@ pub(super) fn slow_reader(node: &mut Node) -> Result<()> {
     let ended = command::wait(&mut ctr, HANG)?;
     node.remove(ID)?;
     ensure!(ended.is_some_and(|status| status.success()), "ctr: {ended:?}");
-    ensure!(got == FLOOD << 20, "{got} bytes of {FLOOD} MB arrived");
+    let lost = (FLOOD << 20).checked_sub(got).context("more arrived than was sent")?;
+    ensure!(lost <= UNREAD, "{lost} bytes of {FLOOD} MB did not arrive");
     ensure!(slow > REST * 64, "the reader was not slow: {slow:?}");
     ensure!((1..4096).contains(&most), "the shim took {most} kB");
     let left = before.wait_until_back(node, HANG);
