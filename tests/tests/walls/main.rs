@@ -494,7 +494,7 @@ fn listed(node: &Node) -> Result<()> {
                 "{row}"
             );
             let pid = row["pid"].as_i64().context("no pid")?;
-            ensure!(std::path::Path::new(&format!("/proc/{pid}")).exists(), "{row}");
+            node.run("test", &["-d", &format!("/proc/{pid}")])?.success().with_context(|| row.to_string())?;
             let digest =
                 row["profile"].as_str().and_then(|digest| digest.strip_prefix("sha256:")).unwrap_or_default();
             ensure!(digest.len() == 64, "{row}");
