@@ -353,20 +353,7 @@ pub fn containerd() -> Result<()> {
 /// When Go is missing or a build fails.
 pub fn kubernetes() -> Result<()> {
     let _lock = alone()?;
-    cache::once("crictl", CRICTL, || {
-        patiently("building crictl", || {
-            let packages = ["sigs.k8s.io/cri-tools/cmd/crictl"];
-            GoBuild {
-                what: PROGRAMS,
-                folder: "modules/cri-tools",
-                cgo: false,
-                tags: "",
-                link: "-s -w",
-                packages: &packages,
-            }
-            .run()
-        })
-    })?;
+    cache::once("crictl", CRICTL, || patiently("building crictl", || cri_tools(PROGRAMS, "crictl")))?;
     cache::once("kubernetes", KUBERNETES, || {
         patiently("building Kubernetes (5 minutes from nothing)", || {
             let link = format!(
@@ -389,6 +376,13 @@ pub fn kubernetes() -> Result<()> {
     })
 }
 
+/// Builds a program, or a program of tests, of cri-tools.
+fn cri_tools(what: &[&str], name: &str) -> Result<()> {
+    let package = format!("sigs.k8s.io/cri-tools/cmd/{name}");
+    let (folder, link) = ("modules/cri-tools", "-s -w");
+    GoBuild { what, folder, cgo: false, tags: "", link, packages: &[&package] }.run()
+}
+
 /// Builds critest, the conformance tests of the Kubernetes runtime interface, once.
 ///
 /// # Errors
@@ -396,18 +390,7 @@ pub fn kubernetes() -> Result<()> {
 pub fn critest() -> Result<()> {
     let _lock = alone()?;
     cache::once("critest", CRICTL, || {
-        patiently("building critest (1 minute from nothing)", || {
-            let packages = ["sigs.k8s.io/cri-tools/cmd/critest"];
-            GoBuild {
-                what: TESTS,
-                folder: "modules/cri-tools",
-                cgo: false,
-                tags: "",
-                link: "-s -w",
-                packages: &packages,
-            }
-            .run()
-        })
+        patiently("building critest (1 minute from nothing)", || cri_tools(TESTS, "critest"))
     })
 }
 
