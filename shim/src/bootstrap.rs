@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::ffi::OsString;
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -115,6 +115,7 @@ fn listen(path: &Path) -> Result<Option<UnixListener>> {
     if let Some(parent) = path.parent() {
         std::fs::DirBuilder::new().recursive(true).mode(0o711).create(parent)?;
     }
+    let _lock = lock_folder_of(path)?;
     match UnixListener::bind(path) {
         Ok(listener) => Ok(Some(listener)),
         Err(err) if err.kind() == io::ErrorKind::AddrInUse => {
@@ -192,9 +193,71 @@ fn delete(flags: &Flags) -> Result<()> {
     print(&response.write_to_bytes()?)
 }
 
+/// Removes the socket of a server that died, unless another delete of its pod did, or a start has a new server there.
 fn remove_dead_socket(path: &Path) -> Result<()> {
+    if !path.exists() {
+        return Ok(());
+    }
+    let _lock = lock_folder_of(path)?;
     match UnixStream::connect(path) {
-        Err(err) if err.kind() == io::ErrorKind::ConnectionRefused => Ok(std::fs::remove_file(path)?),
+        Err(err) if err.kind() == io::ErrorKind::ConnectionRefused => {
+            std::fs::remove_file(path).with_context(|| format!("cannot remove the stale socket {path:?}"))
+        }
         _ => Ok(()),
+    }
+}
+
+/// Only one start or delete at a time looks whether a socket is dead: between its look and the socket's removal, another
+/// might remove it or listen there, and a socket that is bound and does not listen yet looks dead as well.
+fn lock_folder_of(socket: &Path) -> Result<File> {
+    let folder = socket.parent().context("the socket's path has no folder")?;
+    let lock = File::open(folder).and_then(|folder| folder.lock().map(|()| folder));
+    lock.with_context(|| format!("cannot lock {folder:?}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+    use std::thread;
+
+    use super::*;
+
+    /// Calls `act` from several threads at the same moment, with the path of a dead server's socket.
+    fn at_once<T: Send>(act: impl Fn(&Path) -> T + Sync) -> Vec<T> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        drop(UnixListener::bind(&path).unwrap());
+        let start = Barrier::new(4);
+        let act = || {
+            start.wait();
+            act(&path)
+        };
+        thread::scope(|scope| {
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(act)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        })
+    }
+
+    #[test]
+    fn deletes_of_one_pod_do_not_stumble_over_its_dead_socket() {
+        for _ in 0..200 {
+            for removed in at_once(remove_dead_socket) {
+                removed.unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn of_several_starts_of_one_pod_exactly_one_listens_and_no_delete_removes_its_socket() {
+        for _ in 0..200 {
+            let kept = at_once(|path| {
+                remove_dead_socket(path).unwrap();
+                let listener = listen(path).unwrap();
+                remove_dead_socket(path).unwrap();
+                assert!(path.exists());
+                listener
+            });
+            assert_eq!(kept.iter().flatten().count(), 1);
+        }
     }
 }
