@@ -5,11 +5,11 @@
 
 use std::collections::HashMap;
 use std::ffi::OsString;
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{self, IsTerminal, Read, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -29,6 +29,7 @@ use crate::config::Config;
 use crate::events::timestamp;
 use crate::features;
 use crate::identity::{Id, group};
+use crate::socket;
 use crate::walls::Folders;
 
 /// The runtime's name to containerd.
@@ -102,33 +103,11 @@ fn start(flags: &Flags) -> Result<()> {
     Id::parse(&flags.namespace)?;
     let bundle = std::env::current_dir().context("cannot find the bundle")?;
     let address = containerd_shim::socket_address(&flags.address, &flags.namespace, &pod_of(&bundle, &id)?);
-    let path = socket_path(&address)?;
-    if let Some(listener) = listen(&path)? {
+    if let Some(listener) = socket::listen(&socket::path_of(&address)?)? {
         leave_server(flags, &bundle, listener)?;
     }
     std::fs::write("address", &address).context("cannot write the address file")?;
     print(address.as_bytes())
-}
-
-/// Binds the socket, or finds that a server answers there already.
-fn listen(path: &Path) -> Result<Option<UnixListener>> {
-    if let Some(parent) = path.parent() {
-        std::fs::DirBuilder::new().recursive(true).mode(0o711).create(parent)?;
-    }
-    let _lock = lock_folder_of(path)?;
-    match UnixListener::bind(path) {
-        Ok(listener) => Ok(Some(listener)),
-        Err(err) if err.kind() == io::ErrorKind::AddrInUse => {
-            if UnixStream::connect(path).is_ok() {
-                return Ok(None);
-            }
-            // A dead server's.
-            std::fs::remove_file(path).with_context(|| format!("cannot remove the stale socket {path:?}"))?;
-            let listener = UnixListener::bind(path).with_context(|| format!("cannot listen at {path:?}"))?;
-            Ok(Some(listener))
-        }
-        Err(err) => Err(err).with_context(|| format!("cannot listen at {path:?}")),
-    }
 }
 
 /// The server is this program again, with the listening socket as its standard input: a fresh process is smaller
@@ -170,11 +149,6 @@ fn pod_of(bundle: &Path, id: &Id) -> Result<String> {
     Ok(group(&annotated.annotations, id))
 }
 
-fn socket_path(address: &str) -> Result<PathBuf> {
-    let path = address.strip_prefix("unix://").context("the socket's address is not unix://")?;
-    Ok(PathBuf::from(path))
-}
-
 /// Cleans up after a server that died.
 fn delete(flags: &Flags) -> Result<()> {
     let (namespace, id) = (Id::parse(&flags.namespace)?, Id::parse(&flags.id)?);
@@ -183,7 +157,7 @@ fn delete(flags: &Flags) -> Result<()> {
     let folders = Folders::of_bundle(&bundle, &namespace, &id);
     crate::remove::remove(&folders, &bundle)?;
     if let Ok(address) = std::fs::read_to_string(bundle.join("address")) {
-        remove_dead_socket(&socket_path(&address)?)?;
+        socket::remove_dead(&socket::path_of(&address)?)?;
     }
     let response = DeleteResponse {
         exit_status: 137,
@@ -191,73 +165,4 @@ fn delete(flags: &Flags) -> Result<()> {
         ..DeleteResponse::default()
     };
     print(&response.write_to_bytes()?)
-}
-
-/// Removes the socket of a server that died, unless another delete of its pod did, or a start has a new server there.
-fn remove_dead_socket(path: &Path) -> Result<()> {
-    if !path.exists() {
-        return Ok(());
-    }
-    let _lock = lock_folder_of(path)?;
-    match UnixStream::connect(path) {
-        Err(err) if err.kind() == io::ErrorKind::ConnectionRefused => {
-            std::fs::remove_file(path).with_context(|| format!("cannot remove the stale socket {path:?}"))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Only one start or delete at a time looks whether a socket is dead: between its look and the socket's removal, another
-/// might remove it or listen there, and a socket that is bound and does not listen yet looks dead as well.
-fn lock_folder_of(socket: &Path) -> Result<File> {
-    let folder = socket.parent().context("the socket's path has no folder")?;
-    let lock = File::open(folder).and_then(|folder| folder.lock().map(|()| folder));
-    lock.with_context(|| format!("cannot lock {folder:?}"))
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Barrier;
-    use std::thread;
-
-    use super::*;
-
-    /// Calls `act` from several threads at the same moment, with the path of a dead server's socket.
-    fn at_once<T: Send>(act: impl Fn(&Path) -> T + Sync) -> Vec<T> {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("socket");
-        drop(UnixListener::bind(&path).unwrap());
-        let start = Barrier::new(4);
-        let act = || {
-            start.wait();
-            act(&path)
-        };
-        thread::scope(|scope| {
-            let threads: Vec<_> = (0..4).map(|_| scope.spawn(act)).collect();
-            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
-        })
-    }
-
-    #[test]
-    fn deletes_of_one_pod_do_not_stumble_over_its_dead_socket() {
-        for _ in 0..200 {
-            for removed in at_once(remove_dead_socket) {
-                removed.unwrap();
-            }
-        }
-    }
-
-    #[test]
-    fn of_several_starts_of_one_pod_exactly_one_listens_and_no_delete_removes_its_socket() {
-        for _ in 0..200 {
-            let kept = at_once(|path| {
-                remove_dead_socket(path).unwrap();
-                let listener = listen(path).unwrap();
-                remove_dead_socket(path).unwrap();
-                assert!(path.exists());
-                listener
-            });
-            assert_eq!(kept.iter().flatten().count(), 1);
-        }
-    }
 }

@@ -36,6 +36,7 @@ mod rootfs;
 mod running;
 mod server;
 mod service;
+mod socket;
 mod stats;
 mod stdio;
 mod walls;

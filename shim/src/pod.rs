@@ -7,7 +7,7 @@ mod upkeep;
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use containerd_shim_protos::api::Mount;
@@ -22,7 +22,7 @@ use crate::config::Config;
 use crate::console::Console;
 use crate::container::{Container, Containers, Process, Target};
 use crate::create::{self, Creation};
-use crate::error::{Failure, Kind};
+use crate::error::{Failure, Kind, chain};
 use crate::events::Publisher;
 use crate::identity::Id;
 use crate::lifecycle::{Lifecycle, Step};
@@ -30,6 +30,7 @@ use crate::observer::{Observer, Of};
 use crate::reaper::Reaper;
 use crate::remove;
 use crate::rootfs::RootfsMount;
+use crate::socket;
 use crate::stdio::{self, Owner, Prepared, ProcessStdio, StdioRequest};
 use crate::walls::Folders;
 
@@ -56,6 +57,8 @@ pub(crate) struct Pod {
     /// Descriptors that tokio has once for a process: a child that asks containerd builds a runtime of its own, and
     /// tokio's signal driver expects them there.
     pub(crate) runtime_descriptors: Vec<RawFd>,
+    /// Where the shim listens, until it ends.
+    pub(crate) socket: Arc<Mutex<Option<PathBuf>>>,
     /// Told when the shim has nothing left to do.
     pub(crate) ended: Arc<Notify>,
 }
@@ -249,8 +252,13 @@ impl Pod {
         });
     }
 
-    /// Tells the server that nothing is left to do.
+    /// Tells the server that nothing is left to do. From here on no start finds it: containerd may use the pod's id again
+    /// while the last events are on their way.
     pub(crate) fn end(&self) {
+        let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(Err(err)) = socket.map(|socket| socket::remove_own(&socket)) {
+            tracing::warn!(error = %chain(err.as_ref()), "the next start of this pod may find a shim that ends");
+        }
         self.ended.notify_one();
     }
 }

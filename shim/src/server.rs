@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::os::fd::{AsFd, RawFd};
 use std::os::unix::net::UnixListener;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -83,6 +83,7 @@ async fn serve_pod(
         containerd: flags.address.clone(),
         reaper,
         runtime_descriptors,
+        socket: Arc::new(Mutex::new(socket)),
         ended: ended.clone(),
     };
     let publisher = pod.publisher.clone();
@@ -93,11 +94,6 @@ async fn serve_pod(
     server.start().await.context("cannot serve")?;
     ended.notified().await;
     let told = publisher.flush(ANSWERS).await;
-    if let Some(socket) = socket
-        && let Err(err) = std::fs::remove_file(&socket)
-    {
-        tracing::warn!(error = %err, ?socket, "cannot remove the socket");
-    }
     let ended = server.shutdown().await.context("cannot end the server");
     if !told && !publisher.flush(LINGER).await {
         tracing::warn!("containerd did not take all events before the shim ended");
