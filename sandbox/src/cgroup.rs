@@ -1,5 +1,6 @@
 //! The cgroup v2 hierarchy, wherever it is mounted, and cgroups of Keep's own on it.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Component, Path, PathBuf};
@@ -108,6 +109,16 @@ pub fn v1_cgroup_of(controller: &str, pid: Pid) -> io::Result<Option<PathBuf>> {
         lists(controllers, controller).then_some(path)
     });
     hierarchy.folder(path).map(Some)
+}
+
+/// Where the cgroup v1 hierarchies of `controllers` are mounted.
+///
+/// # Errors
+/// When the mount table cannot be read.
+pub fn v1_mounts<'a>(controllers: impl IntoIterator<Item = &'a str>) -> io::Result<BTreeSet<PathBuf>> {
+    let table = fs::read_to_string("/proc/self/mountinfo")?;
+    let controllers = controllers.into_iter();
+    Ok(controllers.filter_map(|name| v1_in_table(name, &table).next()).map(|found| found.mount).collect())
 }
 
 fn v1_in_table<'a>(controller: &'a str, table: &'a str) -> impl Iterator<Item = Hierarchy> + 'a {

@@ -42,11 +42,12 @@ pub enum Event {
     /// The programs of the network wall refused something to one of the container's processes, whoever serves that one's
     /// filter. Repeats are not merged here.
     Denied(Denial),
-    /// [`SETTLE`] has passed since the first observation after the last of these: time to write counts of repeats.
+    /// [`SETTLE`] has passed since the first call that was answered after the last of these: time to write counts of repeats,
+    /// and to rest.
     Settled,
 }
 
-/// How long after an observation [`Event::Settled`] follows.
+/// How long after a call, or what the network wall refused, [`Event::Settled`] follows.
 pub const SETTLE: Duration = Duration::from_secs(1);
 
 /// Most denials of the network wall that are passed on before a call is looked at.
@@ -153,7 +154,7 @@ struct Observer<'a> {
     watched: bool,
     judge: Judge<'a>,
     denials: Option<Denials>,
-    /// When the first observation was made that no [`Event::Settled`] followed yet.
+    /// When the first call was answered that no [`Event::Settled`] followed yet.
     unsettled: Option<Instant>,
     on: &'a mut dyn FnMut(Event),
 }
@@ -253,8 +254,8 @@ impl Observer<'_> {
             Ok(()) | Err(Errno::ENOENT) => {}
             Err(errno) => return Err(failed("answer")(errno)),
         }
+        self.unsettled.get_or_insert_with(Instant::now);
         if let Finding::Forbidden(observation) = finding {
-            self.unsettled.get_or_insert_with(Instant::now);
             (self.on)(Event::Observed(observation));
         }
         Ok(())

@@ -13,7 +13,7 @@ use rustix::mount::{OpenTreeFlags, open_tree};
 
 use crate::observe::caller::Caller;
 use crate::paths::magic_link;
-use crate::sys::{mounts, process};
+use crate::sys::{memory, mounts, process};
 
 /// What the child exits with when it cannot be set up, before `f` runs.
 pub const SETUP_FAILED: i32 = 125;
@@ -26,16 +26,21 @@ pub const SETUP_FAILED: i32 = 125;
 /// # Errors
 /// When the process has more than one thread (forking then could leave locks held for ever), or cannot be forked.
 pub fn spawn(keep: &[RawFd], f: impl FnOnce() -> i32) -> io::Result<Pid> {
-    let threads = std::fs::read_dir("/proc/self/task")?.count();
-    if threads != 1 {
-        let text = format!("cannot fork a process of {threads} threads");
-        return Err(io::Error::new(io::ErrorKind::ResourceBusy, text));
-    }
+    single_thread("fork")?;
     let parent = getpid();
     process::fork(|| match set_up(keep, parent) {
         Ok(()) => f(),
         Err(_) => SETUP_FAILED,
     })
+}
+
+fn single_thread(doing: &str) -> io::Result<()> {
+    let threads = std::fs::read_dir("/proc/self/task")?.count();
+    if threads != 1 {
+        let text = format!("cannot {doing} in a process of {threads} threads");
+        return Err(io::Error::new(io::ErrorKind::ResourceBusy, text));
+    }
+    Ok(())
 }
 
 fn set_up(keep: &[RawFd], parent: Pid) -> io::Result<()> {
@@ -95,6 +100,16 @@ impl OwnProgram {
     pub fn path(&self) -> PathBuf {
         magic_link(&self.folder).join(&self.name)
     }
+}
+
+/// Gives back memory that this process, which waits and has one thread, does not need until it goes on: free heap, and the
+/// mapped pages of its program file. They stay in the page cache, where it finds them again.
+///
+/// # Errors
+/// When the process has more than one thread, its mappings cannot be read, or the kernel refuses.
+pub fn rest() -> io::Result<()> {
+    single_thread("rest")?;
+    memory::rest()
 }
 
 /// Sends signal number `signal`, real-time ones included, to a process.

@@ -1,6 +1,5 @@
 //! What is asked of a container's cgroup, each in a child of the shim.
 
-use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
 
@@ -11,19 +10,34 @@ use libcgroups::common::{
 };
 use libcgroups::systemd::manager::SystemdManagerError;
 use libcgroups::v1::manager::V1ManagerError;
-use libcgroups::v1::util::list_supported_mount_points;
 use libcgroups::v2::manager::V2ManagerError;
 use libcontainer::container::Container;
 use nix::errno::Errno;
 use nix::unistd::Pid;
 use oci_spec::runtime::{LinuxResources, Spec};
-use sandbox::cgroup::{Unified, v1_cgroup_of};
+use sandbox::cgroup::{Unified, v1_cgroup_of, v1_mounts};
 use sandbox::spec::V1Cgroup;
 
 use crate::error::{Failure, Kind};
 use crate::lifecycle::Step;
 use crate::process::is_systemd_cgroup;
 use crate::walls::Folders;
+
+/// The controllers of cgroup v1 on whose hierarchies libcontainer makes a cgroup. Source: libcgroups' `CONTROLLERS`.
+const V1_CONTROLLERS: [&str; 12] = [
+    "cpu",
+    "cpuacct",
+    "cpuset",
+    "devices",
+    "hugetlb",
+    "memory",
+    "pids",
+    "perf_event",
+    "blkio",
+    "net_prio",
+    "net_cls",
+    "freezer",
+];
 
 fn load(folders: &Folders) -> Result<Container, Failure> {
     Container::load(folders.oci_state()).map_err(|err| Failure::internal("cannot load the container", &err))
@@ -126,7 +140,8 @@ fn named(folders: &Folders) -> Result<Option<(PathBuf, bool)>, Failure> {
     }))
 }
 
-/// The container's cgroups that libcontainer will make where the machine's are v1; none where they are v2.
+/// The container's cgroups that libcontainer will make where the machine's are v1, if the spec mounts them; none where they are
+/// v2.
 ///
 /// # Errors
 /// When the machine's cgroups cannot be told.
@@ -134,9 +149,9 @@ pub(crate) fn v1_cgroups(spec: &Spec) -> Result<Vec<V1Cgroup>, Failure> {
     let failed =
         |err: &(dyn std::error::Error + 'static)| Failure::internal("cannot tell the machine's cgroups", err);
     let path = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_ref());
-    let (Some(path), true) = (path, crate::network::is_beside_v1()?) else { return Ok(Vec::new()) };
-    let hierarchies = list_supported_mount_points().map_err(|err| failed(&err))?;
-    let hierarchies: BTreeSet<PathBuf> = hierarchies.into_values().collect();
+    let shown = spec.mounts().iter().flatten().any(|mount| mount.typ().as_deref() == Some("cgroup"));
+    let (Some(path), true) = (path, shown && crate::network::is_beside_v1()?) else { return Ok(Vec::new()) };
+    let hierarchies = v1_mounts(V1_CONTROLLERS).map_err(|err| failed(&err))?;
     let below = path.strip_prefix("/").unwrap_or(path);
     let of = |hierarchy: &PathBuf| {
         let name = hierarchy.file_name()?.to_str()?.to_owned();

@@ -10,6 +10,7 @@ use sandbox::observe::{self, Event};
 use crate::child::Answers;
 use crate::error::{Failure, Kind};
 use crate::network;
+use crate::reaper;
 use crate::records::Recorder;
 use crate::running::Running;
 use crate::walls::{Folders, Walls};
@@ -101,7 +102,10 @@ fn handle(event: Event, walls: &Walls, running: &mut Running, recorder: &mut Rec
         Event::Failed(why) => {
             told.tell(Err(Failure::new(Kind::Internal, format!("cannot start container: {why}"))))
         }
-        Event::Settled => recorder.settle(),
+        Event::Settled => {
+            recorder.settle();
+            reaper::rest();
+        }
         Event::Observed(observation) => recorder.observe(observation, |seen| walls.allow(seen)),
         Event::Executes { pid, program } => running.executes(pid, program),
         Event::Denied(denial) => {

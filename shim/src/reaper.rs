@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal as KillSignal, kill};
@@ -10,6 +10,9 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
+
+/// How long the shim waits, after a child's end, for the next before it gives memory back.
+const REST: Duration = Duration::from_secs(1);
 
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,10 +118,14 @@ impl Reaper {
         receiver
     }
 
-    /// Collects exits for ever.
+    /// Collects exits for ever. Every operation that needs memory is a child's, so after the last of them the shim rests.
     pub(crate) async fn run(self, mut children: Signal) {
         while children.recv().await.is_some() {
             self.collect();
+            while let Ok(Some(())) = tokio::time::timeout(REST, children.recv()).await {
+                self.collect();
+            }
+            rest();
         }
     }
 
@@ -144,6 +151,13 @@ impl Reaper {
                 None => {}
             }
         }
+    }
+}
+
+/// Gives memory back that a shim, or an observer, does not need while it waits.
+pub(crate) fn rest() {
+    if let Err(err) = sandbox::process::rest() {
+        tracing::debug!(error = %err, "cannot give memory back");
     }
 }
 

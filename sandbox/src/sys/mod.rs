@@ -2,6 +2,7 @@
 
 pub(crate) mod bpf;
 pub(crate) mod descriptors;
+pub(crate) mod memory;
 pub(crate) mod mounts;
 pub(crate) mod process;
 pub(crate) mod ring;
