@@ -14,8 +14,9 @@ use containerd_client::services::v1::snapshots::MountsRequest;
 use containerd_client::services::v1::snapshots::snapshots_client::SnapshotsClient;
 use containerd_client::services::v1::tasks_client::TasksClient;
 use containerd_client::services::v1::{
-    Container, CreateContainerRequest, CreateTaskRequest, DeleteContainerRequest, ExecProcessRequest,
-    GetContainerRequest, GetRequest, KillRequest, StartRequest, UpdateContainerRequest, WaitRequest,
+    Container, CreateContainerRequest, CreateTaskRequest, DeleteContainerRequest, DeleteProcessRequest,
+    ExecProcessRequest, GetContainerRequest, GetRequest, KillRequest, StartRequest, UpdateContainerRequest,
+    WaitRequest,
 };
 use containerd_client::tonic::transport::Channel;
 use containerd_client::tonic::{Request, Response, Status};
@@ -128,10 +129,28 @@ impl Client {
     /// # Errors
     /// The service's own, and when the container has no runtime spec.
     pub fn add_exec(&self, id: &str, exec: &str, arguments: &[&str], streams: &Streams) -> Answer<()> {
-        let mut process = self.spec(id)?["process"].clone();
-        process["args"] = Value::from(arguments);
+        let mut process = self.process(id, arguments)?;
         process["terminal"] = Value::from(streams.terminal);
         self.add_exec_of(id, exec, process.to_string().as_bytes(), streams)
+    }
+
+    /// The process of a container's runtime spec, with other arguments.
+    ///
+    /// # Errors
+    /// When there is no such container, or it has no runtime spec.
+    pub fn process(&self, id: &str, arguments: &[&str]) -> Answer<Value> {
+        let mut process = self.spec(id)?["process"].take();
+        process["args"] = Value::from(arguments);
+        Ok(process)
+    }
+
+    /// Removes an exec that has ended.
+    ///
+    /// # Errors
+    /// The service's own.
+    pub fn delete_exec(&self, id: &str, exec: &str) -> Answer<()> {
+        let request = DeleteProcessRequest { container_id: id.to_owned(), exec_id: exec.to_owned() };
+        self.task(request, async |mut tasks, request| tasks.delete_process(request).await).map(drop)
     }
 
     /// Adds an exec whose process is described by `spec`.

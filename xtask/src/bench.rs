@@ -58,7 +58,7 @@ pub(crate) enum What {
         #[arg(long, default_value_t = 5)]
         rounds: usize,
     },
-    /// `ctr task exec` of `/bin/true` in a running container, over runc
+    /// An exec of `/bin/true` in a running container, by containerd's API as a probe is one, over runc
     Exec {
         /// Runs of each
         #[arg(long, default_value_t = 50)]
