@@ -27,6 +27,7 @@ pub const TESTS: &[(&str, Test)] = &[
         "a pod's shim serves on while its program is replaced, and takes the newer one's containers",
         replaced_program,
     ),
+    ("the id of a container that ended is free at once", used_again),
     ("containers of a pod share a shim, which ends with the last", grouped),
     ("containerd's debug level reaches the shim's log", debug_level),
     ("-info says what the runtime does", info),
@@ -109,6 +110,25 @@ fn killed_while_paused(node: &mut Node) -> Result<()> {
         })?;
         let left = node.wait_until_gone(id, PATIENCE);
         ensure!(left.is_empty(), "left behind: {left:#?}");
+        Ok(())
+    })
+}
+
+/// A shim that ends is not found by the next one's start, though its last events are on their way.
+fn used_again(node: &mut Node) -> Result<()> {
+    let id = "again";
+    with(node, &[id], |node| {
+        let client = Client::connect(node)?;
+        node.make_container(Runtime::Keep, &[], BUSYBOX, id, &["true"])?;
+        for turn in 0..50 {
+            let turned = client.create(id, &Streams::default()).and_then(|_| {
+                client.start(id, "")?;
+                client.wait(id, "")?;
+                delete(&client, id)
+            });
+            let code = turned.with_context(|| format!("turn {turn}"))?;
+            ensure!(code == 0, "turn {turn} ended with {code}");
+        }
         Ok(())
     })
 }
