@@ -15,8 +15,8 @@ use containerd_client::services::v1::snapshots::snapshots_client::SnapshotsClien
 use containerd_client::services::v1::tasks_client::TasksClient;
 use containerd_client::services::v1::{
     Container, CreateContainerRequest, CreateTaskRequest, DeleteContainerRequest, DeleteProcessRequest,
-    ExecProcessRequest, GetContainerRequest, GetRequest, KillRequest, StartRequest, UpdateContainerRequest,
-    WaitRequest,
+    DeleteTaskRequest, ExecProcessRequest, GetContainerRequest, GetRequest, KillRequest, StartRequest,
+    UpdateContainerRequest, WaitRequest,
 };
 use containerd_client::tonic::transport::Channel;
 use containerd_client::tonic::{Request, Response, Status};
@@ -198,6 +198,16 @@ impl Client {
         let request = WaitRequest { container_id: id.to_owned(), exec_id: exec.to_owned() };
         self.task(request, async |mut tasks, request| tasks.wait(request).await)
             .map(|ended| ended.exit_status)
+    }
+
+    /// Deletes a task that has ended; its exit code.
+    ///
+    /// # Errors
+    /// The service's own.
+    pub fn delete(&self, id: &str) -> Answer<u32> {
+        let request = DeleteTaskRequest { container_id: id.to_owned() };
+        self.task(request, async |mut tasks, request| tasks.delete(request).await)
+            .map(|deleted| deleted.exit_status)
     }
 
     /// A container's runtime spec.

@@ -4,6 +4,7 @@ mod contender;
 mod files;
 mod load;
 mod profile;
+mod steps;
 mod throughput;
 
 use std::path::Path;
@@ -123,6 +124,8 @@ fn start(node: &Node, runs: usize) -> Result<()> {
     for (contender, time) in contenders.iter().zip(&times) {
         println!("  {:<22} {:>7.1} ms   keep / it = {:.2}", contender.name, time / 1e6, keep / time);
     }
+    // ctr makes no container for crun without a task.
+    steps::print(node, &contenders[..2], TRUE, runs)?;
     println!("idle memory of the shim, one sleeping container, PSS:");
     for (index, contender) in contenders.iter().enumerate() {
         let id = format!("idle-{index}");

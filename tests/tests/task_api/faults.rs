@@ -4,7 +4,6 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use containerd_client::services::v1::DeleteTaskRequest;
 use containerd_shim_protos::protobuf::Message as _;
 use containerd_shim_protos::types::introspection::RuntimeInfo;
 use nix::sys::signal::{Signal, kill};
@@ -54,11 +53,6 @@ fn sleeping_under(
     node.outside(pid.cast_signed())
 }
 
-fn delete(client: &Client, id: &str) -> Answer<u32> {
-    let request = DeleteTaskRequest { container_id: id.to_owned() };
-    client.task(request, async |mut tasks, request| tasks.delete(request).await).map(|gone| gone.exit_status)
-}
-
 /// Runs a test, and leaves nothing of its containers whatever it says.
 fn with(node: &mut Node, ids: &[&str], test: impl FnOnce(&mut Node) -> Result<()>) -> Result<()> {
     let result = test(node);
@@ -78,13 +72,13 @@ fn unreadable_cgroup(node: &mut Node) -> Result<()> {
         node.run("mount", &["--bind", &broken.to_string_lossy(), &cgroup])?.success()?;
         client.kill(id, "", 9, false)?;
         client.wait(id, "")?;
-        let refused = delete(&client, id);
+        let refused = client.delete(id);
         node.run("umount", &[&cgroup])?.success()?;
         let message = refused.err().map(|status| status.message().to_owned());
         let named =
             message.as_ref().is_some_and(|text| text.contains("cannot list the container's processes"));
         ensure!(named, "the deletion says {message:?}");
-        delete(&client, id)?;
+        client.delete(id)?;
         Ok(())
     })?;
     with(node, &["gone"], |node| {
@@ -93,7 +87,7 @@ fn unreadable_cgroup(node: &mut Node) -> Result<()> {
         client.kill("gone", "", 9, false)?;
         client.wait("gone", "")?;
         node.run("rmdir", &[&cgroup.replace(id, "gone")])?.success()?;
-        delete(&client, "gone").map(drop).context("a cgroup that is gone hinders the deletion")
+        client.delete("gone").map(drop).context("a cgroup that is gone hinders the deletion")
     })
 }
 
@@ -124,7 +118,7 @@ fn used_again(node: &mut Node) -> Result<()> {
             let turned = client.create(id, &Streams::default()).and_then(|_| {
                 client.start(id, "")?;
                 client.wait(id, "")?;
-                delete(&client, id)
+                client.delete(id)
             });
             let code = turned.with_context(|| format!("turn {turn}"))?;
             ensure!(code == 0, "turn {turn} ended with {code}");
@@ -176,7 +170,7 @@ fn while_away(node: &mut Node, runtime: Runtime, id: &str) -> Result<Vec<String>
         };
         say("wait for the exec", client.wait(id, "one"));
         say("wait", client.wait(id, ""));
-        say("delete", delete(&client, id));
+        say("delete", client.delete(id));
         Ok(())
     })?;
     Ok(found)
@@ -212,7 +206,7 @@ fn replaced_program(node: &mut Node) -> Result<()> {
             ensure!(client.wait(id, "one")? == 6, "the exec in {id} has another exit");
             client.kill(id, "", 9, false)?;
             client.wait(id, "")?;
-            delete(&client, id)?;
+            client.delete(id)?;
         }
         Ok(())
     });
@@ -236,7 +230,7 @@ fn grouped(node: &mut Node) -> Result<()> {
         for (id, lives) in [("pod-a", true), ("pod-b", false)] {
             client.kill(id, "", 9, false)?;
             client.wait(id, "")?;
-            delete(&client, id)?;
+            client.delete(id)?;
             let ended = until("the shim to end", Duration::from_secs(if lives { 3 } else { 20 }), || {
                 (!socket.exists()).then_some(())
             });

@@ -14,7 +14,6 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use containerd_client::services::v1::DeleteTaskRequest;
 use tests::command::until;
 use tests::node::{Containerd, Node, Options, Runtime};
 use tests::shared::Shared;
@@ -88,13 +87,12 @@ impl Case<'_> {
     /// Deletes its task, which has ended; all events until then. runc's shim may end before it tells of the deletion; Keep's
     /// does not.
     pub fn deleted(&self) -> Result<Vec<Event>> {
-        let request = DeleteTaskRequest { container_id: self.id.clone() };
-        let deleted = self.client.task(request, async |mut tasks, request| tasks.delete(request).await)?;
+        let code = self.client.delete(&self.id)?;
         let (mut events, complete) = self.events.until(&self.id, DELETED, PATIENCE)?;
         let last = events.pop_if(|event| event.topic == DELETED);
         if self.runtime != Runtime::Runc {
             ensure!(complete, "no event of its deletion came: {events:#?}");
-            let expected = format!("\"\" status {} at a time", deleted.exit_status);
+            let expected = format!("\"\" status {code} at a time");
             ensure!(last.as_ref().is_some_and(|last| last.words == expected), "{last:?} is not {expected}");
         }
         Ok(events)

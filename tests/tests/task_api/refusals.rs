@@ -1,7 +1,7 @@
 //! What is refused, and with which status code.
 
 use anyhow::Result;
-use containerd_client::services::v1::{CheckpointTaskRequest, DeleteTaskRequest, UpdateTaskRequest};
+use containerd_client::services::v1::{CheckpointTaskRequest, UpdateTaskRequest};
 use tests::node::Runtime;
 use tests::task::{Answer, Streams, json_any};
 
@@ -110,8 +110,7 @@ fn checkpoint(case: &mut Case<'_>) -> Result<()> {
 }
 
 fn delete(case: &Case<'_>) -> Answer<()> {
-    let request = DeleteTaskRequest { container_id: case.id.clone() };
-    case.client.task(request, async |mut tasks, request| tasks.delete(request).await).map(drop)
+    case.client.delete(&case.id).map(drop)
 }
 
 /// Changes limits.

@@ -65,6 +65,12 @@ impl Contender {
         node.ctr(&words)?.success().with_context(|| format!("{} does not run", self.name))
     }
 
+    /// Makes a container without a task.
+    pub(super) fn make(&self, node: &Node, image: &str, id: &str) -> Result<()> {
+        let words = self.words(&["containers", "create"], &[image, id]);
+        node.ctr(&words)?.success().map(drop).with_context(|| format!("{} has no container", self.name))
+    }
+
     /// The number that a command prints in a container in the node's network, which is removed afterwards.
     pub(super) fn number(&self, node: &Node, image: &str, id: &str, command: &[&str]) -> Result<f64> {
         self.number_with(node, &[], image, id, command)
