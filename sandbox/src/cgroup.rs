@@ -155,13 +155,14 @@ impl OwnCgroup {
         }
     }
 
-    /// Moves the calling process into it, and with it all that it forks from now on.
+    /// Moves a process into it, and with it all that it forks from then on.
     ///
     /// # Errors
-    /// When the kernel refuses.
-    pub fn join(&self) -> io::Result<()> {
+    /// When there is no such process or cgroup, or the kernel refuses.
+    pub fn take(&self, process: Pid) -> io::Result<()> {
         // Not created: where there is no such file, there is no cgroup.
-        fs::OpenOptions::new().write(true).open(self.0.join("cgroup.procs"))?.write_all(b"0")
+        let mut file = fs::OpenOptions::new().write(true).open(self.0.join("cgroup.procs"))?;
+        file.write_all(process.to_string().as_bytes())
     }
 
     /// Ends what runs in it, and removes it. Nothing there is no error.

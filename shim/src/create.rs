@@ -24,6 +24,7 @@ use crate::executables;
 use crate::executor::WallsExecutor;
 use crate::identity::{Id, Identity, Role};
 use crate::image::{self, Image};
+use crate::network::Move;
 use crate::policies;
 use crate::process;
 use crate::records::{Context, Recorder, Spool};
@@ -62,6 +63,7 @@ pub(crate) struct Creation {
 /// # Errors
 /// When the labels are invalid, the policy refuses, a wall cannot be prepared, or libcontainer fails.
 pub(crate) fn create(creation: Creation) -> Result<i32, Failure> {
+    let moved = Move::into_new(&creation.folders)?;
     creation.mount()?;
     let mut spec = Spec::load(creation.bundle.join("config.json"))
         .map_err(|err| Failure::from_error(Kind::Invalid, &err))?;
@@ -71,6 +73,7 @@ pub(crate) fn create(creation: Creation) -> Result<i32, Failure> {
     let walls = decision.walls(&mut spec, &creation.rootfs(), identity)?;
     creation.check_init(&walls, &spec)?;
     let walls = creation.harden(&mut spec, walls, chain.as_deref())?;
+    moved.wait(&walls)?;
     creation.build(&spec, walls)
 }
 
@@ -143,7 +146,6 @@ impl Creation {
         self.stdio
             .chown(sandbox::spec::owner(spec))
             .map_err(|err| Failure::internal("cannot give the streams to the container's user", &err))?;
-        crate::network::join_new(&walls, &self.folders)?;
         let mut builder = ContainerBuilder::new(self.id.as_str().to_owned(), SyscallType::default())
             .with_executor(WallsExecutor::new(walls, self.giver))
             .with_console_socket(self.console)

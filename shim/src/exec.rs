@@ -15,6 +15,7 @@ use crate::create::check_program;
 use crate::error::{Failure, Kind, chain};
 use crate::executor::WallsExecutor;
 use crate::identity::Id;
+use crate::network::Move;
 use crate::process::{program, search_path};
 use crate::stdio::ProcessStdio;
 use crate::walls::{Folders, Starting, Walls, write_private};
@@ -47,6 +48,7 @@ pub(crate) struct Exec {
 /// When the policy refuses the session, the program was not declared, or libcontainer fails.
 pub(crate) fn start(exec: Exec) -> Result<i32, Failure> {
     let internal = |doing: &str, err: &(dyn std::error::Error + 'static)| Failure::internal(doing, err);
+    let moved = Move::into_existing(&exec.folders)?;
     let mut process = parse(&exec.exec_id, &exec.spec)?;
     // The request says it, as under runc: the streams were made for that.
     process.set_terminal(Some(exec.console.is_some()));
@@ -70,6 +72,7 @@ pub(crate) fn start(exec: Exec) -> Result<i32, Failure> {
     let owner = sandbox::idmap::owner_in(pid.as_raw(), user)
         .map_err(|err| internal("cannot tell whose the container's users are", &err))?;
     exec.stdio.chown(owner).map_err(|err| internal("cannot give the streams to the exec's user", &err))?;
+    moved.wait(&walls)?;
     libcontainer(exec, walls, &starting)
 }
 
@@ -137,7 +140,6 @@ fn check(exec: &Exec, walls: &Walls, process: &Process, root: &Path) -> Result<(
 fn libcontainer(exec: Exec, walls: Walls, starting: &Starting) -> Result<i32, Failure> {
     let failed =
         |err: libcontainer::error::LibcontainerError| Failure::internal("cannot exec in container", &err);
-    crate::network::join(&walls, &exec.folders)?;
     let mut builder = ContainerBuilder::new(exec.id.as_str().to_owned(), SyscallType::default())
         .with_executor(WallsExecutor::new(walls, exec.giver))
         .with_console_socket(exec.console)

@@ -1,10 +1,13 @@
 //! A container's cgroup on the v2 hierarchy, where programs watch its sockets. On pure v2 it is the one that libcontainer
 //! makes; beside v1 it is one of our own, for libcontainer makes none there.
 
+use std::io;
 use std::path::PathBuf;
 
 use libcgroups::common::{CgroupSetup, get_cgroup_setup};
 use libcontainer::container::Container;
+use nix::errno::Errno;
+use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Pid, getpid};
 use sandbox::cgroup::{OwnCgroup, Unified};
 use sandbox::network::{Denials, NetworkWall, ProcessNamespace, name_servers};
@@ -12,34 +15,71 @@ use sandbox::network::{Denials, NetworkWall, ProcessNamespace, name_servers};
 use crate::error::{Failure, Kind};
 use crate::walls::{Folders, Walls};
 
-/// Moves this child into a new cgroup of the container's, if one of our own is needed: the container's process, which it is
-/// about to make, is born there.
+/// A move of this child into the container's cgroup, where that is one of our own: what the child makes from then on is born
+/// there.
 ///
-/// # Errors
-/// When it cannot be made or joined.
-pub(crate) fn join_new(walls: &Walls, folders: &Folders) -> Result<(), Failure> {
-    let Some(cgroup) = needed(walls, folders)? else { return Ok(()) };
-    cgroup.make().and_then(|()| cgroup.join()).map_err(|err| failed("make", &cgroup, &err))
+/// Who moves a process waits for a grace period of the kernel's RCU, some milliseconds; who moves one right afterwards, as
+/// libcontainer does, does not. So a helper of the child begins this first of all, and it is waited for before libcontainer forks.
+#[derive(Debug)]
+pub(crate) struct Move {
+    under_way: Option<(OwnCgroup, Pid)>,
 }
 
-/// Moves this child into the container's cgroup, if it has one of our own, and so the exec that it is about to make.
-///
-/// # Errors
-/// When it cannot be joined: then no exec starts.
-pub(crate) fn join(walls: &Walls, folders: &Folders) -> Result<(), Failure> {
-    let Some(cgroup) = needed(walls, folders)? else { return Ok(()) };
-    cgroup.join().map_err(|err| failed("join", &cgroup, &err))
-}
-
-fn needed(walls: &Walls, folders: &Folders) -> Result<Option<OwnCgroup>, Failure> {
-    if walls.plan.sockets.is_none() || !is_beside_v1()? {
-        return Ok(None);
+impl Move {
+    /// Begins to move this child into a new cgroup.
+    ///
+    /// # Errors
+    /// When the versions of the machine's cgroups cannot be told, or the helper cannot be forked.
+    pub(crate) fn into_new(folders: &Folders) -> Result<Self, Failure> {
+        Self::begin(folders, |cgroup, child| cgroup.make().and_then(|()| cgroup.take(child)))
     }
-    Ok(Some(hierarchy()?.own(&folders.cgroup_name())))
-}
 
-fn failed(doing: &str, cgroup: &OwnCgroup, err: &std::io::Error) -> Failure {
-    Failure::internal(&format!("cannot {doing} the cgroup {}", cgroup.path().display()), err)
+    /// Begins to move this child into the cgroup that the container was created with.
+    ///
+    /// # Errors
+    /// When the versions of the machine's cgroups cannot be told, or the helper cannot be forked.
+    pub(crate) fn into_existing(folders: &Folders) -> Result<Self, Failure> {
+        Self::begin(folders, OwnCgroup::take)
+    }
+
+    fn begin(folders: &Folders, how: fn(&OwnCgroup, Pid) -> io::Result<()>) -> Result<Self, Failure> {
+        let Some(hierarchy) = is_beside_v1()?.then(Unified::find).flatten() else {
+            return Ok(Self { under_way: None });
+        };
+        let cgroup = hierarchy.own(&folders.cgroup_name());
+        let (child, theirs) = (getpid(), cgroup.clone());
+        // What it exits with is the error's number.
+        let helper = move || {
+            how(&theirs, child).map_or_else(|err| err.raw_os_error().unwrap_or(Errno::EIO as i32), |()| 0)
+        };
+        let helper = sandbox::process::spawn(&[], helper)
+            .map_err(|err| Failure::internal("cannot fork a helper that moves into a cgroup", &err))?;
+        Ok(Self { under_way: Some((cgroup, helper)) })
+    }
+
+    /// Waits until it is done.
+    ///
+    /// # Errors
+    /// When it failed, or there is no hierarchy, and the network wall of `walls` needs it.
+    pub(crate) fn wait(self, walls: &Walls) -> Result<(), Failure> {
+        let needed = walls.plan.sockets.is_some() && is_beside_v1()?;
+        let Some((cgroup, helper)) = self.under_way else {
+            return if needed { hierarchy().map(drop) } else { Ok(()) };
+        };
+        let moved = match waitpid(helper, None) {
+            Ok(WaitStatus::Exited(_, 0)) => Ok(()),
+            Ok(WaitStatus::Exited(_, number)) => Err(io::Error::from_raw_os_error(number)),
+            Ok(status) => Err(io::Error::other(format!("its helper ended: {status:?}"))),
+            Err(errno) => Err(errno.into()),
+        };
+        match moved {
+            Err(err) if needed => {
+                let place = cgroup.path().display();
+                Err(Failure::internal(&format!("cannot move into the cgroup {place}"), &err))
+            }
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
 }
 
 /// Whether the machine's cgroups are v1, with a v2 hierarchy beside them or without.
@@ -110,5 +150,7 @@ fn cgroup_of(pid: Pid, folders: &Folders) -> Result<PathBuf, Failure> {
 pub(crate) fn remove(folders: &Folders) -> Result<(), Failure> {
     let Some(hierarchy) = Unified::find() else { return Ok(()) };
     let cgroup = hierarchy.own(&folders.cgroup_name());
-    cgroup.remove().map_err(|err| failed("remove", &cgroup, &err))
+    cgroup.remove().map_err(|err| {
+        Failure::internal(&format!("cannot remove the cgroup {}", cgroup.path().display()), &err)
+    })
 }

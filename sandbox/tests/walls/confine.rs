@@ -204,7 +204,7 @@ pub(crate) fn run_in(
     let (giver, taker) = handover::pair().unwrap();
     let keep = [giver.as_fd().as_raw_fd(), output.as_fd().as_raw_fd()];
     let program = || {
-        cgroup.iter().for_each(|cgroup| cgroup.0.join().unwrap());
+        cgroup.iter().for_each(|cgroup| cgroup.0.take(nix::unistd::getpid()).unwrap());
         match confine(plan, &programs, volumes, extra, &giver, &output) {
             Ok(()) => exec(command),
             Err(text) => {
