@@ -111,14 +111,16 @@ pub fn v1_cgroup_of(controller: &str, pid: Pid) -> io::Result<Option<PathBuf>> {
     hierarchy.folder(path).map(Some)
 }
 
-/// Where the cgroup v1 hierarchies of `controllers` are mounted.
+/// Where the cgroup v1 hierarchies of `controllers` are mounted, as near to whole as they are.
 ///
 /// # Errors
 /// When the mount table cannot be read.
 pub fn v1_mounts<'a>(controllers: impl IntoIterator<Item = &'a str>) -> io::Result<BTreeSet<PathBuf>> {
     let table = fs::read_to_string("/proc/self/mountinfo")?;
     let controllers = controllers.into_iter();
-    Ok(controllers.filter_map(|name| v1_in_table(name, &table).next()).map(|found| found.mount).collect())
+    let depth = |found: &Hierarchy| found.root.components().count();
+    let mounts = controllers.filter_map(|name| v1_in_table(name, &table).min_by_key(depth));
+    Ok(mounts.map(|found| found.mount).collect())
 }
 
 fn v1_in_table<'a>(controller: &'a str, table: &'a str) -> impl Iterator<Item = Hierarchy> + 'a {

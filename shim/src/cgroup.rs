@@ -1,15 +1,17 @@
 //! What is asked of a container's cgroup, each in a child of the shim.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Component, Path, PathBuf};
 
 use containerd_shim::cgroup::{get_cgroup, update_resources};
 use libcgroups::common::{
     AnyCgroupManager, AnyManagerError, CgroupConfig, CgroupManager, CreateCgroupSetupError, FreezerState,
-    WrappedIoError, create_cgroup_manager,
+    WrappedIoError, create_cgroup_manager, get_all_pids,
 };
 use libcgroups::systemd::manager::SystemdManagerError;
+use libcgroups::v1::ControllerType;
 use libcgroups::v1::manager::V1ManagerError;
+use libcgroups::v1::util::get_subsystem_mount_point;
 use libcgroups::v2::manager::V2ManagerError;
 use libcontainer::container::Container;
 use nix::errno::Errno;
@@ -64,12 +66,34 @@ pub(crate) fn signal_all(folders: &Folders, signal: i32) -> Result<(), Failure> 
 /// # Errors
 /// When it is there and cannot be read.
 pub(crate) fn pids(folders: &Folders) -> Result<Vec<i32>, Failure> {
-    let Some(manager) = manager(folders)? else { return Ok(Vec::new()) };
-    match manager.get_all_pids() {
+    let failed = |err: &(dyn std::error::Error + 'static)| {
+        Failure::internal("cannot list the container's processes", err)
+    };
+    let Some((path, systemd)) = place(folders)? else { return Ok(Vec::new()) };
+    let listed = match v1_folder(&path, systemd)? {
+        Some(folder) => get_all_pids(&folder).map_err(|err| (is_gone(err.inner()), failed(&err))),
+        None => manager(folders, path, systemd)?
+            .get_all_pids()
+            .map_err(|err| (io_cause(&err).is_some_and(is_gone), failed(&err))),
+    };
+    match listed {
         Ok(pids) => Ok(pids.into_iter().map(|pid| pid.as_raw()).collect()),
-        Err(err) if io_cause(&err).is_some_and(is_gone) => Ok(Vec::new()),
-        Err(err) => Err(Failure::internal("cannot list the container's processes", &err)),
+        Err((true, _)) => Ok(Vec::new()),
+        Err((false, failure)) => Err(failure),
     }
+}
+
+/// The folder of the cgroup `path` on the v1 hierarchy that libcgroups reads processes from. Its manager looks every hierarchy up
+/// before it reads one.
+fn v1_folder(path: &Path, systemd: bool) -> Result<Option<PathBuf>, Failure> {
+    let below = path.strip_prefix("/").unwrap_or(path);
+    let plain = below.components().all(|part| matches!(part, Component::Normal(_)));
+    if systemd || !plain || !crate::network::is_beside_v1()? {
+        return Ok(None);
+    }
+    let mount = get_subsystem_mount_point(&ControllerType::Devices)
+        .map_err(|err| Failure::internal("cannot find the container's cgroup", &err))?;
+    Ok(Some(mount.join(below)))
 }
 
 /// Whether a cgroup is not there, or was removed while it was read.
@@ -95,8 +119,8 @@ pub(crate) fn thaw(folders: &Folders) -> Result<(), Failure> {
     if pids(folders)?.is_empty() {
         return Ok(());
     }
-    let Some(manager) = manager(folders)? else { return Ok(()) };
-    manager
+    let Some((path, systemd)) = place(folders)? else { return Ok(()) };
+    manager(folders, path, systemd)?
         .freeze(FreezerState::Thawed)
         .map_err(|err| Failure::internal("cannot thaw the container's processes", &err))
 }
@@ -106,23 +130,26 @@ pub(crate) fn thaw(folders: &Folders) -> Result<(), Failure> {
 /// # Errors
 /// When it cannot be removed.
 pub(crate) fn remove(folders: &Folders) -> Result<(), Failure> {
-    let removed = manager(folders)?.map_or(Ok(()), |manager| manager.remove());
+    let Some((path, systemd)) = place(folders)? else { return Ok(()) };
+    let removed = manager(folders, path, systemd)?.remove();
     removed.map_err(|err| Failure::internal("cannot remove the container's cgroup", &err))
 }
 
-/// The container's cgroup: as libcontainer noted it, else as the hardened runtime spec names it; none before that.
-fn manager(folders: &Folders) -> Result<Option<AnyCgroupManager>, Failure> {
+/// The container's cgroup, and whether systemd makes it: as libcontainer noted it, else as the hardened runtime spec names it; none
+/// before that.
+fn place(folders: &Folders) -> Result<Option<(PathBuf, bool)>, Failure> {
     let noted = Container::load(folders.oci_state()).ok();
     let noted = noted.and_then(|container| Some((container.spec().ok()?.cgroup_path, container.systemd())));
-    let named = match noted {
-        Some(noted) => Some(noted),
-        None => named(folders)?,
-    };
-    let Some((cgroup_path, systemd_cgroup)) = named else { return Ok(None) };
-    let container_name = folders.id().to_owned();
-    let config = CgroupConfig { cgroup_path, systemd_cgroup, container_name };
+    noted.map_or_else(|| named(folders), |noted| Ok(Some(noted)))
+}
+
+fn manager(
+    folders: &Folders,
+    cgroup_path: PathBuf,
+    systemd_cgroup: bool,
+) -> Result<AnyCgroupManager, Failure> {
+    let config = CgroupConfig { cgroup_path, systemd_cgroup, container_name: folders.id().to_owned() };
     create_cgroup_manager(config)
-        .map(Some)
         .map_err(|err: CreateCgroupSetupError| Failure::internal("cannot find the container's cgroup", &err))
 }
 

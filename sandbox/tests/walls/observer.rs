@@ -25,6 +25,7 @@ pub(crate) const CASES: &[Case] = &[
     ("observing_ends_with_the_last_process_and_not_with_the_first", ends),
     ("start_is_told_where_execve_is_not_observed_and_where_nothing_is", unseen_start),
     ("spawn_refuses_a_process_with_threads_and_closes_what_is_not_kept", spawning),
+    ("who_rests_gives_memory_back_and_goes_on", resting),
 ];
 
 fn killed() {
@@ -135,6 +136,20 @@ fn unseen_start() {
         let outcome = run(&plan, &["/bin/true"]);
         assert_eq!((outcome.code(), &outcome.events[..]), (0, &[Event::Started][..]));
     }
+}
+
+fn resting() {
+    let mapped = || {
+        let text = std::fs::read_to_string("/proc/self/smaps_rollup").unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix("Rss:")).unwrap().trim();
+        line.trim_end_matches(" kB").parse::<u64>().unwrap()
+    };
+    let kept: Vec<u64> = (0..100_000).collect();
+    let before = mapped();
+    process::rest().unwrap();
+    let after = mapped();
+    assert!(after + 500 < before, "{before} kB, then {after} kB");
+    assert!(kept.iter().copied().eq(0..100_000));
 }
 
 fn spawning() {
