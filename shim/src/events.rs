@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::protobuf::well_known_types::timestamp::Timestamp;
-use containerd_shim_protos::protobuf::{MessageField, MessageFull};
+use containerd_shim_protos::protobuf::{Message, MessageField};
 use containerd_shim_protos::shim::event::Envelope;
 use containerd_shim_protos::shim::events::ForwardRequest;
 use containerd_shim_protos::shim_async::{Client, EventsClient};
@@ -18,6 +18,9 @@ const QUEUE: usize = 4096;
 
 /// Longest that one delivery may take.
 const DELIVERY: Duration = Duration::from_secs(5);
+
+/// Protobuf package of containerd's events.
+const PACKAGE: &str = "containerd.events";
 
 /// First and longest pause between attempts.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -43,6 +46,11 @@ struct State {
     hurry: Notify,
 }
 
+/// How an `Any` names a message of `package`. Its descriptor knows too, but takes half a megabyte, and milliseconds to parse.
+pub(crate) fn type_url<M: Message>(package: &str) -> String {
+    format!("{package}.{}", M::NAME)
+}
+
 impl Publisher {
     /// Publishes to containerd's ttrpc socket at `address`.
     pub(crate) fn new(address: String, namespace: &str) -> Self {
@@ -52,8 +60,8 @@ impl Publisher {
         Self { namespace: namespace.to_owned(), queue, state }
     }
 
-    /// Queues an event.
-    pub(crate) fn publish<M: MessageFull>(&self, topic: &str, event: &M) {
+    /// Queues an event: one of the package [`PACKAGE`].
+    pub(crate) fn publish<M: Message>(&self, topic: &str, event: &M) {
         let value = match event.write_to_bytes() {
             Ok(value) => value,
             Err(err) => {
@@ -61,7 +69,7 @@ impl Publisher {
                 return;
             }
         };
-        let any = Any { type_url: M::descriptor().full_name().to_owned(), value, ..Any::default() };
+        let any = Any { type_url: type_url::<M>(PACKAGE), value, ..Any::default() };
         let envelope = Envelope {
             timestamp: MessageField::some(timestamp(SystemTime::now())),
             namespace: self.namespace.clone(),
@@ -130,5 +138,19 @@ pub(crate) fn timestamp(at: SystemTime) -> Timestamp {
         seconds: i64::try_from(since.as_secs()).unwrap_or_default(),
         nanos: i32::try_from(since.subsec_nanos()).unwrap_or_default(),
         ..Timestamp::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use containerd_shim_protos::events::task::{TaskExit, TaskOOM};
+    use containerd_shim_protos::protobuf::MessageFull;
+
+    use super::*;
+
+    #[test]
+    fn events_are_named_as_their_descriptors_name_them() {
+        assert_eq!(type_url::<TaskExit>(PACKAGE), TaskExit::descriptor().full_name());
+        assert_eq!(type_url::<TaskOOM>(PACKAGE), TaskOOM::descriptor().full_name());
     }
 }

@@ -11,7 +11,7 @@ use containerd_shim_protos::api::{
     WaitRequest, WaitResponse,
 };
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
-use containerd_shim_protos::protobuf::{Message, MessageField, MessageFull};
+use containerd_shim_protos::protobuf::{Message, MessageField};
 use containerd_shim_protos::shim::oci::ProcessDetails;
 use containerd_shim_protos::shim_async::Task;
 use containerd_shim_protos::ttrpc::Result as TtrpcResult;
@@ -20,7 +20,7 @@ use containerd_shim_protos::ttrpc::r#async::TtrpcContext;
 use crate::config::Config;
 use crate::container::Target;
 use crate::error::{Failure, Kind};
-use crate::events::timestamp;
+use crate::events::{timestamp, type_url};
 use crate::identity::Id;
 use crate::lifecycle::Lifecycle;
 use crate::pod::{NewContainer, Pod};
@@ -207,11 +207,14 @@ fn exit_fields(
     (exit.code, MessageField::some(timestamp(exit.at)))
 }
 
+/// Protobuf package of [`ProcessDetails`].
+const DETAILS_PACKAGE: &str = "containerd.runc.v1";
+
 /// A process, and for an exec its id, in the message in which runc's shim says it and clients look for it.
 fn process_info(pid: i32, exec: Option<Id>) -> ProcessInfo {
     let info = exec.and_then(|exec| {
         let details = ProcessDetails { exec_id: exec.as_str().to_owned(), ..ProcessDetails::default() };
-        let type_url = ProcessDetails::descriptor().full_name().to_owned();
+        let type_url = type_url::<ProcessDetails>(DETAILS_PACKAGE);
         Some(Any { type_url, value: details.write_to_bytes().ok()?, ..Any::default() })
     });
     ProcessInfo { pid: unsigned(pid), info: info.into(), ..ProcessInfo::default() }
@@ -219,4 +222,17 @@ fn process_info(pid: i32, exec: Option<Id>) -> ProcessInfo {
 
 fn unsigned(pid: i32) -> u32 {
     u32::try_from(pid).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use containerd_shim_protos::protobuf::MessageFull;
+
+    use super::*;
+
+    #[test]
+    fn messages_are_named_as_their_descriptors_name_them() {
+        let name = type_url::<ProcessDetails>(DETAILS_PACKAGE);
+        assert_eq!(name, ProcessDetails::descriptor().full_name());
+    }
 }

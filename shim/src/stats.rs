@@ -7,11 +7,12 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 
-use containerd_shim_protos::protobuf::{Message, MessageFull};
+use containerd_shim_protos::protobuf::Message;
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Failure, Kind};
+use crate::events::type_url;
 
 /// An encoded message and its type, for an `Any`.
 #[derive(Debug, Serialize, Deserialize)]
@@ -35,14 +36,14 @@ pub(crate) fn of(pid: i32) -> Result<Encoded, Failure> {
         Failure::internal("cannot read the container's metrics", err)
     };
     match v1::collect(Pid::from_raw(pid)).map_err(|err| failed(&err))? {
-        Some(metrics) => encode(&metrics),
-        None => encode(&v2::collect(pid).map_err(|err| failed(err.as_ref()))?),
+        Some(metrics) => encode(&metrics, v1::PACKAGE),
+        None => encode(&v2::collect(pid).map_err(|err| failed(err.as_ref()))?, v2::PACKAGE),
     }
 }
 
-fn encode<M: Message + MessageFull>(message: &M) -> Result<Encoded, Failure> {
+fn encode<M: Message>(message: &M, package: &str) -> Result<Encoded, Failure> {
     let value = message.write_to_bytes().map_err(|err| Failure::internal("cannot encode metrics", &err))?;
-    Ok(Encoded { type_url: M::descriptor().full_name().to_owned(), value })
+    Ok(Encoded { type_url: type_url::<M>(package), value })
 }
 
 /// The number that a file of a cgroup holds; `max` is the greatest, and no such file 0.
@@ -73,4 +74,20 @@ fn huge_page_sizes(cgroup: &Path, suffix: &str) -> Vec<String> {
     sizes.retain(|size| !size.contains('.'));
     sizes.sort();
     sizes
+}
+
+#[cfg(test)]
+mod tests {
+    use containerd_shim_protos::protobuf::MessageFull;
+    use containerd_shim_protos::{cgroups, cgroups_v2};
+
+    use super::*;
+
+    #[test]
+    fn metrics_are_named_as_their_descriptors_name_them() {
+        type One = cgroups::metrics::Metrics;
+        type Two = cgroups_v2::metrics::Metrics;
+        assert_eq!(type_url::<One>(v1::PACKAGE), One::descriptor().full_name());
+        assert_eq!(type_url::<Two>(v2::PACKAGE), Two::descriptor().full_name());
+    }
 }

@@ -32,8 +32,9 @@ use crate::sys::ring::Ring;
 use programs::Maps;
 use tables::{SET, Tables};
 
-/// Size of the ring of denials, in bytes: some 4,600 of them. Kernels with pages of 64 KiB take it too.
-const RING: u32 = 1 << 18;
+/// Size of the ring of denials, in bytes: some 1,100 of them, which the observer reads as they come. Kernels with pages of 64 KiB
+/// take it too.
+const RING: u32 = 1 << 16;
 
 /// Most peers of a UDP server that are remembered; those longest unheard of are forgotten first.
 const MAX_PEERS: u32 = 8192;

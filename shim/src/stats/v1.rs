@@ -14,6 +14,9 @@ use sandbox::cgroup::v1_cgroup_of;
 
 use super::{huge_page_sizes, number, table};
 
+/// Protobuf package of these metrics.
+pub(super) const PACKAGE: &str = "io.containerd.cgroups.v1";
+
 /// Those of the cgroups that process `pid` is in; none where no controller is on a v1 hierarchy.
 ///
 /// # Errors

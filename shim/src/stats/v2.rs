@@ -10,6 +10,9 @@ use containerd_shim_protos::protobuf::MessageField;
 
 use super::{huge_page_sizes, number, table};
 
+/// Protobuf package of these metrics.
+pub(super) const PACKAGE: &str = "io.containerd.cgroups.v2";
+
 /// Those of the cgroup that process `pid` is in.
 ///
 /// # Errors
