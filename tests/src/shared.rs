@@ -1,5 +1,6 @@
 //! A node that the tests of one file share, and what becomes of them where there is none.
 
+use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Result;
@@ -29,7 +30,19 @@ impl Shared {
         }
     }
 
-    /// The same for tests of the shim, which fail where it was not built.
+    /// Runs the `trials` of each containerd on a node of its own.
+    pub fn conclude(
+        prepare: impl Fn(Containerd) -> Result<Node>,
+        trials: impl Fn(Containerd, &Self) -> Vec<Trial>,
+    ) -> ExitCode {
+        let nodes = Containerd::ALL.map(|containerd| (containerd, Self::start(containerd, &prepare)));
+        let trials = nodes.iter().flat_map(|(containerd, node)| trials(*containerd, node)).collect();
+        let code = suite::conclude(trials);
+        drop(nodes);
+        code
+    }
+
+    /// The same node for tests of the shim, which fail where it was not built.
     #[must_use]
     pub fn with_shim(&self) -> Self {
         match (self, under_test::binary(under_test::SHIM)) {

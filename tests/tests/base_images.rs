@@ -10,9 +10,9 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use tests::command::Output;
 use tests::image::{Image, Layer};
-use tests::node::{Containerd, Node, Options, Runtime};
+use tests::node::{Node, Options, Runtime};
 use tests::shared::Shared;
-use tests::{cookbook, dockerfile, images, suite, under_test};
+use tests::{cookbook, dockerfile, images, under_test};
 
 /// What one image of a case is allowed, and what is refused to it.
 struct Walls {
@@ -133,23 +133,18 @@ const OTHERS: [(&str, Test); 2] = [
 ];
 
 fn main() -> ExitCode {
-    let mut trials = Vec::new();
-    let mut nodes = Vec::new();
-    for containerd in Containerd::ALL {
-        let node = Shared::start(containerd, |containerd| Node::start(Options::new(containerd)));
-        let keep = node.with_shim();
-        for (number, case) in CASES.iter().enumerate() {
+    let start = |containerd| Node::start(Options::new(containerd));
+    Shared::conclude(start, |containerd, node| {
+        let node = node.with_shim();
+        let cases = CASES.iter().enumerate().map(|(number, case)| {
             let name = format!("{containerd}: {}", case.words);
-            trials.push(keep.trial(name, move |node| both(node, number, case)));
-        }
-        for (name, test) in OTHERS {
-            trials.push(keep.trial(format!("{containerd}: {name}"), move |node| test(node)));
-        }
-        nodes.push(node);
-    }
-    let code = suite::conclude(trials);
-    drop(nodes);
-    code
+            node.trial(name, move |node| both(node, number, case))
+        });
+        let others = OTHERS.iter();
+        let others =
+            others.map(|(name, test)| node.trial(format!("{containerd}: {name}"), move |node| test(node)));
+        cases.chain(others).collect()
+    })
 }
 
 /// The two Dockerfiles of the cookbook's section on base images.

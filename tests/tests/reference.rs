@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use tests::command::until;
 use tests::node::{Containerd, Node, Options, Runtime};
 use tests::shared::Shared;
-use tests::{images, suite, under_test};
+use tests::{images, under_test};
 
 const BUSYBOX: &str = "keep.test/busybox:1";
 const PROBE: &str = "keep.test/probe:1";
@@ -45,21 +45,16 @@ const TESTS: &[(&str, Test)] = &[
 ];
 
 fn main() -> ExitCode {
-    let mut trials = Vec::new();
-    let mut nodes = Vec::new();
-    for containerd in Containerd::ALL {
-        let node = Shared::start(containerd, prepare);
-        for (runtime, node) in [(Runtime::Runc, &node), (Runtime::Keep, &node.with_shim())] {
+    Shared::conclude(prepare, |containerd, node| {
+        let mut trials = Vec::new();
+        for (runtime, node) in [(Runtime::Runc, node), (Runtime::Keep, &node.with_shim())] {
             for (number, (test, run)) in TESTS.iter().enumerate() {
                 let name = format!("{containerd}, {runtime}: {test}");
                 trials.push(node.trial(name, move |node| one(node, runtime, number, *run)));
             }
         }
-        nodes.push(node);
-    }
-    let code = suite::conclude(trials);
-    drop(nodes);
-    code
+        trials
+    })
 }
 
 fn prepare(containerd: Containerd) -> Result<Node> {

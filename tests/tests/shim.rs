@@ -13,7 +13,7 @@ use tests::image::Image;
 use tests::intruder::{self, MOVES};
 use tests::node::{Containerd, Node, Options, Runtime};
 use tests::shared::Shared;
-use tests::{images, provision, suite, under_test};
+use tests::{images, provision, under_test};
 
 const DECLARED: &str = "keep.test/declared:1";
 const PLAIN: &str = "keep.test/plain:1";
@@ -59,19 +59,14 @@ const TESTS: &[(&str, Test)] = &[
 ];
 
 fn main() -> ExitCode {
-    let mut trials = Vec::new();
-    let mut nodes = Vec::new();
-    for containerd in Containerd::ALL {
-        let node = Shared::start(containerd, prepare);
-        for (tests, node) in [(UNDER_RUNC, &node), (TESTS, &node.with_shim())] {
+    Shared::conclude(prepare, |containerd, node| {
+        let mut trials = Vec::new();
+        for (tests, node) in [(UNDER_RUNC, node), (TESTS, &node.with_shim())] {
             let trial = |(name, test): &(&str, Test)| node.trial(format!("{containerd}: {name}"), *test);
             trials.extend(tests.iter().map(trial));
         }
-        nodes.push(node);
-    }
-    let code = suite::conclude(trials);
-    drop(nodes);
-    code
+        trials
+    })
 }
 
 fn prepare(containerd: Containerd) -> Result<Node> {

@@ -15,10 +15,10 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use tests::command::until;
+use tests::images;
 use tests::node::{Containerd, Node, Options, Runtime};
 use tests::shared::Shared;
 use tests::task::{Client, Event, Events, Streams};
-use tests::{images, suite};
 
 use transcript::Transcript;
 
@@ -102,23 +102,17 @@ impl Case<'_> {
 type Run = fn(&mut Case<'_>) -> Result<()>;
 
 fn main() -> ExitCode {
-    let mut trials = Vec::new();
-    let mut nodes = Vec::new();
     let cases = [processes::CASES, refusals::CASES, limits::CASES, protocol::CASES].concat();
-    for containerd in Containerd::ALL {
-        let node = Shared::start(containerd, prepare);
-        for (number, (case, run)) in cases.iter().copied().enumerate() {
+    Shared::conclude(prepare, |containerd, node| {
+        let node = node.with_shim();
+        let compared = cases.iter().copied().enumerate().map(|(number, (case, run))| {
             let compare = move |node: &mut Node| compared(node, containerd, case, number, run);
-            trials.push(node.with_shim().trial(format!("{containerd}: {case}"), compare));
-        }
-        for (name, test) in faults::TESTS {
-            trials.push(node.with_shim().trial(format!("{containerd}: {name}"), *test));
-        }
-        nodes.push(node);
-    }
-    let code = suite::conclude(trials);
-    drop(nodes);
-    code
+            node.trial(format!("{containerd}: {case}"), compare)
+        });
+        let others = faults::TESTS.iter();
+        let others = others.map(|(name, test)| node.trial(format!("{containerd}: {name}"), *test));
+        compared.chain(others).collect()
+    })
 }
 
 fn prepare(containerd: Containerd) -> Result<Node> {
