@@ -3,6 +3,7 @@
 mod contender;
 mod files;
 mod load;
+mod pods;
 mod profile;
 mod steps;
 mod throughput;
@@ -11,6 +12,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Subcommand;
+use tests::conformance::Amount;
 use tests::images;
 use tests::node::{Containerd, Node, Options};
 use tests::provision::say;
@@ -71,6 +73,18 @@ pub(crate) enum What {
         #[arg(long, default_value_t = 200)]
         runs: usize,
     },
+    /// Pods through the Kubernetes runtime interface, by critest's own benchmarks, over runc
+    Pods {
+        /// Pods with a container, and as many without one
+        #[arg(long, default_value_t = 20)]
+        pods: usize,
+        /// How many of them at a time
+        #[arg(long, default_value_t = 1)]
+        at_once: usize,
+        /// How often with each runtime, in turn
+        #[arg(long, default_value_t = 2)]
+        rounds: usize,
+    },
     /// Labels and policies to a profile, a profile to a compiled filter, `keep explain` of an archive of 300 MB
     Profile {
         /// Runs of each
@@ -78,6 +92,9 @@ pub(crate) enum What {
         runs: usize,
     },
 }
+
+/// After this a shim has given back what it does not need while it waits.
+const SETTLED: std::time::Duration = std::time::Duration::from_secs(4);
 
 const TRUE: &str = "keep.bench/true:1";
 const OPENS_DECLARED: &str = "keep.bench/opens:declared";
@@ -97,6 +114,7 @@ pub(crate) fn run(what: &What) -> Result<()> {
         What::Throughput { rounds } => throughput::run(*rounds),
         What::Exec { runs } => load::exec(&node(true)?, *runs),
         What::Load { runs } => load::run(&node(true)?, *runs),
+        What::Pods { pods, at_once, rounds } => pods::run(Amount { pods: *pods, at_once: *at_once }, *rounds),
         What::Profile { runs } => profile::run(*runs),
     }
 }
@@ -126,15 +144,27 @@ fn start(node: &Node, runs: usize) -> Result<()> {
     }
     // ctr makes no container for crun without a task.
     steps::print(node, &contenders[..2], TRUE, runs)?;
-    println!("idle memory of the shim, one sleeping container, PSS:");
+    println!("idle memory of a pod's shim, PSS:");
+    idle(node, &contenders, 1)?;
+    idle(node, &contenders, 5)
+}
+
+/// Prints what the shim of a pod takes while its `count` containers sleep.
+fn idle(node: &Node, contenders: &[Contender], count: usize) -> Result<()> {
     for (index, contender) in contenders.iter().enumerate() {
-        let id = format!("idle-{index}");
-        contender.run(node, &["-d"], OPENS_DECLARED, &id, &["/bin/keep-probe", "sleep", "600"])?;
-        std::thread::sleep(std::time::Duration::from_secs(2));
-        let pids: Vec<i32> = node.shims(&id).iter().map(|process| process.pid).collect();
+        let pod = format!("idle-{index}-0");
+        let annotation = format!("io.kubernetes.cri.sandbox-id={pod}");
+        let ids: Vec<String> = (0..count).map(|container| format!("idle-{index}-{container}")).collect();
+        for id in &ids {
+            let flags = ["-d", "--annotation", &annotation];
+            contender.run(node, &flags, OPENS_DECLARED, id, &["/bin/keep-probe", "sleep", "600"])?;
+        }
+        std::thread::sleep(SETTLED);
+        let pids: Vec<i32> = node.shims(&pod).iter().map(|process| process.pid).collect();
         let sizes: Result<Vec<u64>> = pids.iter().map(|pid| pss(*pid)).collect();
-        println!("  {:<22} {:>7} kB in {} processes", contender.name, sizes?.iter().sum::<u64>(), pids.len());
-        node.remove(&id)?;
+        let (size, name) = (sizes?.iter().sum::<u64>(), contender.name);
+        println!("  {name:<22} {count} sleeping: {size:>6} kB in {} processes", pids.len());
+        ids.iter().rev().try_for_each(|id| node.remove(id))?;
     }
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! critest, the conformance tests of the Kubernetes runtime interface, against a containerd of a node's own.
 
+mod benchmark;
 mod images;
 mod page;
 
@@ -17,6 +18,7 @@ use crate::provision::{self, patiently};
 use crate::registry::Registry;
 use crate::{cache, cluster};
 
+pub use benchmark::{Amount, Times};
 pub use page::Expected;
 
 /// Longest that critest may take with one handler.
