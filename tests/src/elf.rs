@@ -78,8 +78,14 @@ fn libraries(bytes: &[u8], dynamic: &Segment, segments: &[Segment]) -> Result<Ve
 /// When a library is nowhere, or a file cannot be read.
 pub fn closure(program: &Path, roots: &[&Path]) -> Result<Vec<(String, PathBuf)>> {
     let triple = format!("{}-linux-gnu", std::env::consts::ARCH);
-    let folders =
-        [format!("lib/{triple}"), format!("usr/lib/{triple}"), "lib".to_owned(), "usr/lib".to_owned()];
+    // The last is what systemd's programs say in their RUNPATH.
+    let folders = [
+        format!("lib/{triple}"),
+        format!("usr/lib/{triple}"),
+        "lib".to_owned(),
+        "usr/lib".to_owned(),
+        format!("usr/lib/{triple}/systemd"),
+    ];
     let find = |name: &str| {
         let places = roots.iter().flat_map(|root| folders.iter().map(move |folder| (root, folder)));
         places

@@ -39,8 +39,19 @@ struct Boot {
     parameters: &'static str,
     /// What the tests must find there: were it less, tests would be left out that should run.
     kernel: &'static str,
-    /// Probes of the attack suite that this kernel lets through; `None`: no containers are started there.
-    open: Option<&'static [&'static str]>,
+    /// Which containers are started there.
+    containers: Containers,
+}
+
+/// What is tried in containers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Containers {
+    /// Nothing.
+    None,
+    /// The attack suite, of which these probes get through there.
+    Attack { open: &'static [&'static str] },
+    /// The same in cgroups that systemd makes, and nothing else but what tells of the kernel.
+    UnderSystemd,
 }
 
 const LTS_6_1: &str = "linux-image-cloud-amd64";
@@ -53,28 +64,35 @@ const BOOTS: &[Boot] = &[
         parameters: "KEEP_CGROUP=v2",
         kernel: "Landlock ABI 2, seccomp listener, calls that wait killable, cgroup-BPF",
         // No Landlock scope yet.
-        open: Some(&["abstract", "abstract-datagram"]),
+        containers: Containers::Attack { open: &["abstract", "abstract-datagram"] },
     },
     Boot {
         name: "Linux 6.12",
         package: LTS_6_12,
         parameters: "KEEP_CGROUP=v2",
         kernel: "Landlock ABI 6, seccomp listener, calls that wait killable, cgroup-BPF",
-        open: Some(&[]),
+        containers: Containers::Attack { open: &[] },
+    },
+    Boot {
+        name: "Linux 6.12 with systemd",
+        package: LTS_6_12,
+        parameters: "KEEP_CGROUP=v2 KEEP_PROGRAMS=walls KEEP_TESTS=rests",
+        kernel: "Landlock ABI 6, seccomp listener, calls that wait killable, cgroup-BPF",
+        containers: Containers::UnderSystemd,
     },
     Boot {
         name: "Linux 6.1 with Landlock disabled",
         package: LTS_6_1,
         parameters: "KEEP_CGROUP=v2 KEEP_PROGRAMS=walls lsm=lockdown,yama,apparmor,bpf",
         kernel: "no Landlock, seccomp listener, calls that wait killable, cgroup-BPF",
-        open: None,
+        containers: Containers::None,
     },
     Boot {
         name: "Linux 6.12 with Landlock disabled, no cgroup v2",
         package: LTS_6_12,
         parameters: "KEEP_CGROUP=none KEEP_PROGRAMS=walls lsm=lockdown,yama,apparmor,bpf",
         kernel: "no Landlock, seccomp listener, calls that wait killable, no cgroup-BPF",
-        open: None,
+        containers: Containers::None,
     },
 ];
 
@@ -90,16 +108,45 @@ const PROGRAMS: &[&str] = &[
     "usr/lib/x86_64-linux-gnu/perl",
     "usr/bin/python3",
     "usr/lib/python3.11",
+    "usr/bin/dbus-daemon",
+    "bin/systemctl",
+    "lib/systemd/systemd",
 ];
 const PACKAGES: &[&str] = &[
     "busybox-static",
+    "dbus-daemon",
+    "libapparmor1",
+    "libargon2-1",
+    "libaudit1",
+    "libblkid1",
+    "libcap-ng0",
+    "libcap2",
+    "libcryptsetup12",
+    "libdbus-1-3",
+    "libdevmapper1.02.1",
     "libexpat1",
+    "libfdisk1",
+    "libffi8",
+    "libgcrypt20",
+    "libgpg-error0",
+    "libip4tc2",
+    "libjson-c5",
+    "libkmod2",
+    "liblz4-1",
+    "libmount1",
+    "libp11-kit0",
+    "libpam0g",
     "libperl5.36",
     "libpython3.11-minimal",
     "libpython3.11-stdlib",
+    "libseccomp2",
+    "libsystemd-shared",
+    "libudev1",
+    "libuuid1",
     "perl-base",
     "python3-minimal",
     "python3.11-minimal",
+    "systemd",
 ];
 
 /// Boots each, and says what came of the tests there.
@@ -123,7 +170,8 @@ pub(crate) fn run(kernels: &Kernels) -> Result<()> {
     let (mut summary, mut good, mut any) = (Vec::new(), true, false);
     for boot in BOOTS {
         let has = |word: &String| boot.name.split([' ', ',']).any(|of_name| of_name == word);
-        if kernels.only.as_ref().is_some_and(|word| !has(word)) {
+        let skipped = boot.containers == Containers::UnderSystemd && !kernels.containers;
+        if skipped || kernels.only.as_ref().is_some_and(|word| !has(word)) {
             continue;
         }
         any = true;
@@ -157,17 +205,24 @@ fn one(boot: &Boot, kernels: &Kernels, initramfs: &Path) -> Result<(Results, Vec
         }
         None => boot.parameters.to_owned(),
     };
-    let open = boot.open.filter(|_| kernels.containers);
-    if open.is_some() {
-        parameters.push_str(" KEEP_CONTAINERS=yes");
-    }
+    let containers = if kernels.containers { boot.containers } else { Containers::None };
+    parameters.push_str(match containers {
+        Containers::None => "",
+        Containers::Attack { .. } => " KEEP_CONTAINERS=yes",
+        Containers::UnderSystemd => " KEEP_CONTAINERS=systemd",
+    });
     let folder = tempfile::tempdir().context("cannot make a folder")?;
     let text = machine::run(&kernel, initramfs, &parameters, folder.path());
     let console = std::fs::read(folder.path().join("console")).unwrap_or_default();
     let console = || String::from_utf8_lossy(&console).into_owned();
     let mut text = text.inspect_err(|_| print!("{}", console()))?;
-    if let Some(open) = open {
-        text.insert_str(0, &containers::judged(&text, open)?);
+    match containers {
+        Containers::None => {}
+        Containers::Attack { open } => text.insert_str(0, &containers::judged(&text, open)?),
+        Containers::UnderSystemd => {
+            text.insert_str(0, &containers::judged(&text, &[])?);
+            text.insert_str(0, &containers::judged_of_systemd(&text));
+        }
     }
     let results = Results::read(&text).inspect_err(|_| print!("{}\n{text}", console()))?;
     if !results.failed.is_empty() {

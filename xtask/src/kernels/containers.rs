@@ -1,6 +1,7 @@
 //! Containers on these kernels: what they need, whether each probe of the attack suite came out as docs/escapes.md says, and what
 //! the task API says of memory on cgroup v2, which only these machines have alone.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -17,7 +18,11 @@ pub(super) fn add(layer: Layer, kernels: &[&str]) -> Result<Layer> {
     provision::containerd()?;
     let folder = tempfile::tempdir().context("cannot make a folder")?;
     let built = provision::binaries()?;
-    let mut layer = layer.file("keep/containers.sh", include_str!("containers.sh"), 0o755);
+    let mut layer = layer.file("keep/containers.sh", include_str!("containers.sh"), 0o755).file(
+        "keep/systemd.sh",
+        include_str!("systemd.sh"),
+        0o755,
+    );
     for name in ["containerd", "ctr"] {
         layer = layer.copy(&built.join(name), &format!("keep/{name}"))?;
     }
@@ -64,6 +69,7 @@ pub(super) fn judged(text: &str, open: &[&str]) -> Result<String> {
     let mut results = String::new();
     for (name, good) in [
         ("metrics on cgroup v2", said_of(text, "metrics").is_some_and(metrics_are_right)),
+        ("execs and a deletion after the clock jumped", said_of(text, "clock") == Some("0 0 0 0")),
         ("a container out of memory is ended", said_of(text, "exit") == Some("137")),
         ("it is told of before its exit", said_of(text, "events").is_some_and(events_are_right)),
     ] {
@@ -79,6 +85,26 @@ pub(super) fn judged(text: &str, open: &[&str]) -> Result<String> {
         }
     }
     Ok(results)
+}
+
+/// What became of a container's cgroup that systemd makes: its own process and an exec are in it, its limit is the unit's, and it is
+/// gone afterwards.
+pub(super) fn judged_of_systemd(text: &str) -> String {
+    let of = |what: &str| said_of(text, what).unwrap_or_default();
+    let unit: BTreeSet<&str> = of("unit").split_whitespace().collect();
+    let scope = "0::/keep.slice/keep-metered.scope";
+    let mut results = String::new();
+    for (name, good) in [
+        ("a container and its exec are in its scope", of("cgroups") == format!("{scope} {scope}")),
+        (
+            "the scope has the container's limit",
+            unit == BTreeSet::from(["ActiveState=active", "MemoryMax=67108864"]),
+        ),
+        ("the scope goes with the container", of("afterwards") == "ActiveState=inactive"),
+    ] {
+        results += &format!("test systemd: {name} ... {}\n", if good { "ok" } else { "FAILED" });
+    }
+    results
 }
 
 /// What the task API said, in the line that has it.
