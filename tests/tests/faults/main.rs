@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use tests::command::Output;
+use tests::images;
 use tests::node::{Containerd, Node, Options, Runtime};
 use tests::shared::Shared;
-use tests::{images, suite};
 
 const DECLARED: &str = "keep.test/declared:1";
 
@@ -37,22 +37,16 @@ const TESTS: &[(&str, Test)] = &[
     ("a container with 16 MB of memory, and with less", scarcity::memory_limit),
     ("a reader of output that went away", streams::reader_gone),
     ("a log that cannot be written", streams::reader_never_there),
+    ("a gigabyte of output", streams::much_output),
     ("a slow reader of much output", streams::slow_reader),
 ];
 
 fn main() -> ExitCode {
-    let mut trials = Vec::new();
-    let mut nodes = Vec::new();
-    for containerd in Containerd::ALL {
-        let node = Shared::start(containerd, prepare);
-        let with_shim = node.with_shim();
-        let trial = |(name, test): &(&str, Test)| with_shim.trial(format!("{containerd}: {name}"), *test);
-        trials.extend(TESTS.iter().map(trial));
-        nodes.push(node);
-    }
-    let code = suite::conclude(trials);
-    drop(nodes);
-    code
+    Shared::conclude(prepare, |containerd, node| {
+        let node = node.with_shim();
+        let trial = |(name, test): &(&str, Test)| node.trial(format!("{containerd}: {name}"), *test);
+        TESTS.iter().map(trial).collect()
+    })
 }
 
 fn prepare(containerd: Containerd) -> Result<Node> {

@@ -17,6 +17,9 @@ const ID: &str = "flood";
 /// Megabytes that a slow reader is sent.
 const FLOOD: usize = 64;
 
+/// Megabytes that a quick reader is sent.
+const MUCH: usize = 1024;
+
 /// How much a slow reader takes at a time, and how long it then rests: about 16 MB/s.
 const SIP: usize = 512 * 1024;
 const REST: Duration = Duration::from_millis(32);
@@ -52,6 +55,25 @@ pub(super) fn reader_never_there(node: &mut Node) -> Result<()> {
         let left = before.wait_until_back(node, HANG);
         ensure!(left.is_empty(), "{log}: left: {left:#?}");
     }
+    Ok(())
+}
+
+/// A gigabyte arrives whole.
+pub(super) fn much_output(node: &mut Node) -> Result<()> {
+    let before = Census::take(node);
+    let mut ctr = node.command("ctr");
+    ctr.args(["run", "--rm", "--runtime", under_test::RUNTIME, DECLARED, ID, "/bin/keep-probe", "flood"]);
+    ctr.arg(MUCH.to_string()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut ctr = ctr.spawn().context("cannot start ctr")?;
+    let mut output = ctr.stdout.take().context("no pipe")?;
+    let got = std::io::copy(&mut output, &mut std::io::sink()).context("cannot read the output")?;
+    let ended = command::wait(&mut ctr, HANG)?;
+    node.remove(ID)?;
+    ensure!(ended.is_some_and(|status| status.success()), "ctr: {ended:?}");
+    let lost = (MUCH << 20).checked_sub(usize::try_from(got)?).context("more arrived than was sent")?;
+    ensure!(lost <= UNREAD, "{lost} bytes of {MUCH} MB did not arrive");
+    let left = before.wait_until_back(node, HANG);
+    ensure!(left.is_empty(), "left: {left:#?}");
     Ok(())
 }
 
