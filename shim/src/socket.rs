@@ -1,12 +1,19 @@
 //! The socket at which a pod's server listens: by its path containerd's next start of the pod finds the server.
 
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::DirBuilderExt;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+
+/// Longest that a start or a delete waits for its turn: each takes far less than a millisecond.
+const TURN: Duration = Duration::from_secs(5);
 
 /// The path in an address that containerd is told.
 ///
@@ -29,10 +36,9 @@ pub(crate) fn listen(path: &Path) -> Result<Option<UnixListener>> {
     match UnixListener::bind(path) {
         Ok(listener) => Ok(Some(listener)),
         Err(err) if err.kind() == io::ErrorKind::AddrInUse => {
-            if UnixStream::connect(path).is_ok() {
+            if !is_dead(path) {
                 return Ok(None);
             }
-            // A dead server's.
             std::fs::remove_file(path).with_context(|| format!("cannot remove the stale socket {path:?}"))?;
             let listener = UnixListener::bind(path).with_context(|| format!("cannot listen at {path:?}"))?;
             Ok(Some(listener))
@@ -50,12 +56,10 @@ pub(crate) fn remove_dead(path: &Path) -> Result<()> {
         return Ok(());
     }
     let _lock = lock_folder_of(path)?;
-    match UnixStream::connect(path) {
-        Err(err) if err.kind() == io::ErrorKind::ConnectionRefused => {
-            std::fs::remove_file(path).with_context(|| format!("cannot remove the stale socket {path:?}"))
-        }
-        _ => Ok(()),
+    if !is_dead(path) {
+        return Ok(());
     }
+    std::fs::remove_file(path).with_context(|| format!("cannot remove the stale socket {path:?}"))
 }
 
 /// Removes the socket of this server, which is about to end.
@@ -67,18 +71,40 @@ pub(crate) fn remove_own(path: &Path) -> Result<()> {
     std::fs::remove_file(path).with_context(|| format!("cannot remove the socket {path:?}"))
 }
 
+/// Whether a socket is there and nobody listens. Does not wait for a server whose queue is full: it lives.
+fn is_dead(path: &Path) -> bool {
+    let connected = UnixAddr::new(path).and_then(|address| {
+        let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+        let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+        connect(socket.as_raw_fd(), &address)
+    });
+    connected == Err(Errno::ECONNREFUSED)
+}
+
 /// Only one start or delete at a time looks whether a socket is dead: between its look and the socket's removal, another
 /// might remove it or listen there, and a socket that is bound and does not listen yet looks dead as well.
 fn lock_folder_of(socket: &Path) -> Result<File> {
     let folder = socket.parent().context("the socket's path has no folder")?;
-    let lock = File::open(folder).and_then(|folder| folder.lock().map(|()| folder));
-    lock.with_context(|| format!("cannot lock {folder:?}"))
+    let file = File::open(folder).with_context(|| format!("cannot open {folder:?}"))?;
+    let deadline = Instant::now() + TURN;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Err(err) => return Err(err).with_context(|| format!("cannot lock {folder:?}")),
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixStream;
     use std::sync::Barrier;
     use std::thread;
+
+    use nix::sys::socket::{Backlog, bind, listen as listen_raw};
 
     use super::*;
 
@@ -105,6 +131,19 @@ mod tests {
                 removed.unwrap();
             }
         }
+    }
+
+    #[test]
+    fn a_server_whose_queue_is_full_lives() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let server = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+        bind(server.as_raw_fd(), &UnixAddr::new(&path).unwrap()).unwrap();
+        listen_raw(&server, Backlog::new(0).unwrap()).unwrap();
+        let _waiting = UnixStream::connect(&path).unwrap();
+        assert!(!is_dead(&path));
+        drop(server);
+        assert!(is_dead(&path));
     }
 
     #[test]
