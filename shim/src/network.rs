@@ -77,7 +77,11 @@ impl Move {
                 let place = cgroup.path().display();
                 Err(Failure::internal(&format!("cannot move into the cgroup {place}"), &err))
             }
-            Ok(()) | Err(_) => Ok(()),
+            Err(err) => {
+                tracing::debug!(error = %err, cgroup = %cgroup.path().display(), "not moved, and not needed");
+                Ok(())
+            }
+            Ok(()) => Ok(()),
         }
     }
 }
