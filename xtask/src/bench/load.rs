@@ -155,8 +155,9 @@ fn print(what: &str, times: &[f64]) {
     }
 }
 
-/// Memory that the shim's server shares with nobody, in kB.
+/// Memory that the shim's server shares with nobody while it waits, in kB.
 fn memory(node: &Node, id: &str) -> Result<u64> {
+    std::thread::sleep(super::SETTLED);
     let server = node.shims(id).into_iter().min_by_key(|process| process.inside);
     super::kilobytes(server.context("there is no shim")?.pid, "Private_Dirty:")
 }
