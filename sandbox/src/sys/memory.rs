@@ -31,17 +31,23 @@ struct Mapping {
 }
 
 /// The mappings in `smaps`, as of proc(5), of which every page can be read from its file again: private ones that cannot be
-/// written to and have no page that was written to before (as relocated ones have).
+/// written to and have no page that was written to before (as relocated ones have), in memory or swapped out.
 fn clean_files(smaps: &str) -> Vec<Mapping> {
     let mut clean = Vec::new();
-    let mut candidate = None;
+    let mut candidate: Option<(Mapping, bool)> = None;
     for line in smaps.lines() {
         if let Some(header) = Header::parse(line) {
-            candidate = header.is_read_only_file.then_some(header.mapping);
-        } else if let Some(("Anonymous", written)) = line.split_once(':') {
-            clean.extend(candidate.take().filter(|_| written.trim() == "0 kB"));
+            clean.extend(candidate.take().filter(|(_, told)| *told).map(|(mapping, _)| mapping));
+            candidate = header.is_read_only_file.then_some((header.mapping, false));
+            continue;
         }
+        candidate = match line.split_once(':') {
+            Some(("Anonymous" | "Swap", written)) if written.trim() != "0 kB" => None,
+            Some(("Anonymous", _)) => candidate.map(|(mapping, _)| (mapping, true)),
+            _ => candidate,
+        };
     }
+    clean.extend(candidate.filter(|(_, told)| *told).map(|(mapping, _)| mapping));
     clean
 }
 
@@ -75,12 +81,16 @@ Rss:                 100 kB
 Anonymous:             0 kB
 55d0c0100000-55d0c0200000 r-xp 00100000 fe:00 4711 /usr/bin/a program
 Anonymous:             0 kB
+Swap:                  0 kB
 55d0c0200000-55d0c0210000 r--p 00200000 fe:00 4711 /usr/bin/a program
 Anonymous:             4 kB
 55d0c0210000-55d0c0220000 rw-p 00210000 fe:00 4711 /usr/bin/a program
 Anonymous:             0 kB
 55d0c0220000-55d0c0230000 r--s 00000000 fe:00 4711 /usr/bin/a program
 Anonymous:             0 kB
+55d0c0240000-55d0c0250000 r--p 00210000 fe:00 4711 /usr/bin/a program
+Anonymous:             0 kB
+Swap:                  4 kB
 7ffd00000000-7ffd00001000 r--p 00000000 00:00 0 [vvar]
 Anonymous:             0 kB
 55d0c0230000-55d0c0240000 r--p 00000000 fe:00 4711 without any line
