@@ -1,7 +1,7 @@
 //! Readers of a container's output that go away, or are slow.
 
 use std::io::Read as _;
-use std::process::Stdio;
+use std::process::{ChildStdout, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -60,53 +60,58 @@ pub(super) fn reader_never_there(node: &mut Node) -> Result<()> {
 
 /// A gigabyte arrives whole.
 pub(super) fn much_output(node: &mut Node) -> Result<()> {
-    let before = Census::take(node);
-    let mut ctr = node.command("ctr");
-    ctr.args(["run", "--rm", "--runtime", under_test::RUNTIME, DECLARED, ID, "/bin/keep-probe", "flood"]);
-    ctr.arg(MUCH.to_string()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-    let mut ctr = ctr.spawn().context("cannot start ctr")?;
-    let mut output = ctr.stdout.take().context("no pipe")?;
-    let got = std::io::copy(&mut output, &mut std::io::sink()).context("cannot read the output")?;
-    let ended = command::wait(&mut ctr, HANG)?;
-    node.remove(ID)?;
-    ensure!(ended.is_some_and(|status| status.success()), "ctr: {ended:?}");
-    let lost = (MUCH << 20).checked_sub(usize::try_from(got)?).context("more arrived than was sent")?;
-    ensure!(lost <= UNREAD, "{lost} bytes of {MUCH} MB did not arrive");
-    let left = before.wait_until_back(node, HANG);
-    ensure!(left.is_empty(), "left: {left:#?}");
-    Ok(())
+    flood(node, MUCH, |_, output| {
+        let got = std::io::copy(output, &mut std::io::sink()).context("cannot read the output")?;
+        Ok(usize::try_from(got)?)
+    })
 }
 
 /// Nothing is lost through a slow reader while it reads, and the shim holds none of it in memory.
 pub(super) fn slow_reader(node: &mut Node) -> Result<()> {
+    flood(node, FLOOD, |node, output| {
+        let server = until("the shim", HANG, || {
+            node.shims(ID).iter().filter(|process| process.line.ends_with(" serve")).map(|p| p.pid).min()
+        })?;
+        let (mut chunk, mut got, mut most) = (vec![0; SIP], 0, 0);
+        let begin = Instant::now();
+        loop {
+            let length = output.read(&mut chunk).context("cannot read the output")?;
+            if length == 0 {
+                break;
+            }
+            got += length;
+            std::thread::sleep(REST * u32::try_from(length)? / u32::try_from(SIP)?);
+            most = most.max(own_memory(server));
+        }
+        let slow = begin.elapsed();
+        ensure!(slow > REST * 64, "the reader was not slow: {slow:?}");
+        ensure!((1..4096).contains(&most), "the shim took {most} kB");
+        Ok(got)
+    })
+}
+
+/// Runs a container that writes so many megabytes to a reader, which says how many bytes arrived: all but what ctr leaves, and
+/// nothing stays behind.
+fn flood(
+    node: &Node,
+    megabytes: usize,
+    read: impl FnOnce(&Node, &mut ChildStdout) -> Result<usize>,
+) -> Result<()> {
     let before = Census::take(node);
     let mut ctr = node.command("ctr");
     ctr.args(["run", "--rm", "--runtime", under_test::RUNTIME, DECLARED, ID, "/bin/keep-probe", "flood"]);
-    ctr.arg(FLOOD.to_string()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    ctr.arg(megabytes.to_string()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut ctr = ctr.spawn().context("cannot start ctr")?;
     let mut output = ctr.stdout.take().context("no pipe")?;
-    let server = until("the shim", HANG, || {
-        node.shims(ID).iter().filter(|process| process.line.ends_with(" serve")).map(|p| p.pid).min()
-    })?;
-    let (mut chunk, mut got, mut most) = (vec![0; SIP], 0, 0);
-    let begin = Instant::now();
-    loop {
-        let length = output.read(&mut chunk).context("cannot read the output")?;
-        if length == 0 {
-            break;
-        }
-        got += length;
-        std::thread::sleep(REST * u32::try_from(length)? / u32::try_from(SIP)?);
-        most = most.max(own_memory(server));
-    }
-    let slow = begin.elapsed();
+    let got = read(node, &mut output);
+    // Whose reader gave up may still write.
+    drop(output);
     let ended = command::wait(&mut ctr, HANG)?;
     node.remove(ID)?;
+    let got = got?;
     ensure!(ended.is_some_and(|status| status.success()), "ctr: {ended:?}");
-    let lost = (FLOOD << 20).checked_sub(got).context("more arrived than was sent")?;
-    ensure!(lost <= UNREAD, "{lost} bytes of {FLOOD} MB did not arrive");
-    ensure!(slow > REST * 64, "the reader was not slow: {slow:?}");
-    ensure!((1..4096).contains(&most), "the shim took {most} kB");
+    let lost = (megabytes << 20).checked_sub(got).context("more arrived than was sent")?;
+    ensure!(lost <= UNREAD, "{lost} bytes of {megabytes} MB did not arrive");
     let left = before.wait_until_back(node, HANG);
     ensure!(left.is_empty(), "left: {left:#?}");
     Ok(())
