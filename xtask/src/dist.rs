@@ -1,4 +1,5 @@
-//! What is installed on nodes: a tarball and a Debian package, of static programs, the same bytes from the same sources.
+//! What is installed on nodes: a tarball and a Debian package, of static programs. Meant to be the same bytes from the same sources;
+//! programs built in two folders differ still.
 
 mod package;
 

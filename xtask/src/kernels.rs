@@ -22,7 +22,7 @@ use crate::build;
 pub(crate) struct Kernels {
     /// Only tests whose name contains this
     filter: Option<String>,
-    /// Only machines whose name in the summary has this word: 6.1, 6.12, disabled
+    /// Only machines whose name in the summary has this word: 6.1, 6.12, disabled, or with --containers systemd
     #[arg(long)]
     only: Option<String>,
     /// The attack suite and what the task API says of memory too, in containers of containerd 2.3 (some minutes more for each kernel; `cargo xtask build` first)
