@@ -2,11 +2,12 @@
 
 #![forbid(unsafe_code)]
 
-use std::process::ExitCode;
+use std::fs::File;
+use std::process::{ExitCode, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use tests::command::until;
+use tests::command::{Output, until, wait};
 use tests::node::{Containerd, Node, Options, Runtime};
 use tests::shared::Shared;
 use tests::{images, under_test};
@@ -203,14 +204,13 @@ fn ls(node: &Node, runtime: Runtime, id: &str) -> Result<()> {
 fn ends_with(node: &Node, runtime: Runtime, id: &str, signal: &str, code: i32) -> Result<()> {
     let sleep = ["/bin/keep-probe", "sleep", "60"];
     node.start_container(runtime, &["-d"], PROBE, id, &sleep)?.success()?;
-    // The handler stands once the program sleeps.
-    until("the program to sleep", Duration::from_secs(5), || {
+    until("the program to handle SIGTERM", Duration::from_secs(10), || {
         let pid = node.pid_of(id).ok()?;
-        let call = std::fs::read_to_string(format!("/proc/{pid}/wchan")).unwrap_or_default();
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        (stat.contains("sleep") && !call.is_empty()).then_some(())
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"))?;
+        let caught = u64::from_str_radix(caught.trim(), 16).ok()?;
+        (caught >> (nix::libc::SIGTERM - 1) & 1 == 1).then_some(())
     })?;
-    std::thread::sleep(Duration::from_millis(100));
     node.ctr(&["task", "kill", "-s", signal, id])?.success()?;
     let output = until("the task to stop", Duration::from_secs(10), || {
         let list = node.ctr(&["task", "ls"]).ok()?;
@@ -245,11 +245,12 @@ fn shared_processes(node: &Node, runtime: Runtime, id: &str) -> Result<()> {
     let line = list.stdout.lines().find(|line| line.split_whitespace().next() == Some(id));
     let pid = line.and_then(|line| line.split_whitespace().nth(1)).context("no task")?;
     let (second, namespace) = (format!("{id}-second"), format!("pid:/proc/{pid}/ns/pid"));
-    let words = ["sh", "-c", "(sleep 4321 &) ; exec sleep 1"];
+    let words = ["sh", "-c", "(sleep 4321 &) ; exec sleep 60"];
     let flags = ["-d", "--with-ns", &namespace];
     let result = node.start_container(runtime, &flags, BUSYBOX, &second, &words)?.success().and_then(|_| {
         let orphan = || node.processes().into_iter().find(|process| process.line.ends_with("sleep 4321"));
         until("the orphan", Duration::from_secs(5), orphan)?;
+        node.ctr(&["task", "kill", "-s", "SIGKILL", &second])?.success()?;
         until("the orphan to end", Duration::from_secs(10), || orphan().is_none().then_some(()))
     });
     let gone = node.remove(&second);
@@ -300,10 +301,19 @@ fn metrics(node: &Node, runtime: Runtime, id: &str) -> Result<()> {
     Ok(())
 }
 
+/// The program waits until all has been read: at a task's end `ctr` closes its fifos without reading the rest.
 fn much_output(node: &Node, runtime: Runtime, id: &str) -> Result<()> {
-    let line = "yes 0123456789 | head -n 200000";
-    let output = node.start_container(runtime, &["--rm"], BUSYBOX, id, &["sh", "-c", line])?.success()?;
-    ensure!(output.stdout.len() == 2_200_000, "{} bytes arrived", output.stdout.len());
+    const SIZE: u64 = 2_200_000;
+    let script = "trap 'exit 0' TERM; yes 0123456789 | head -n 200000; sleep 60 & wait";
+    let path = node.folder.join("log").join(id);
+    let mut ctr = node.container(runtime, &["--rm"], BUSYBOX, id, &["sh", "-c", script])?;
+    let mut ctr = ctr.stdin(Stdio::null()).stdout(File::create(&path)?).spawn()?;
+    let size = || std::fs::metadata(&path).map_or(0, |metadata| metadata.len());
+    let arrived = until("the output", Duration::from_secs(30), || (size() >= SIZE).then_some(()));
+    let ended = node.ctr(&["task", "kill", "-s", "SIGTERM", id]).and_then(Output::success);
+    let status = wait(&mut ctr, Duration::from_secs(30))?;
+    arrived.and(ended.map(drop)).with_context(|| format!("{} of {SIZE} bytes arrived", size()))?;
+    ensure!(status.is_some_and(|status| status.success()) && size() == SIZE, "{status:?}, {} bytes", size());
     Ok(())
 }
 

@@ -200,13 +200,26 @@ impl Node {
         id: &str,
         arguments: &[&str],
     ) -> Result<Output> {
-        let mut words = vec!["run".to_owned()];
-        words.extend(runtime.flags(&self.folder.join("classes"))?);
-        words.extend(
-            flags.iter().copied().chain([image, id]).chain(arguments.iter().copied()).map(str::to_owned),
-        );
-        let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        self.ctr(&words)
+        let mut command = self.container(runtime, flags, image, id, arguments)?;
+        run(&mut command, PATIENCE).map(without_deprecations)
+    }
+
+    /// The `ctr run` of [`Self::start_container`], not yet started.
+    ///
+    /// # Errors
+    /// When the class's file cannot be written.
+    pub fn container(
+        &self,
+        runtime: Runtime,
+        flags: &[&str],
+        image: &str,
+        id: &str,
+        arguments: &[&str],
+    ) -> Result<Command> {
+        let mut command = self.command("ctr");
+        command.arg("run").args(runtime.flags(&self.folder.join("classes"))?);
+        command.args(flags).args([image, id]).args(arguments);
+        Ok(command)
     }
 
     /// `ctr task exec` of a program in a running container.
