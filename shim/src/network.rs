@@ -21,8 +21,13 @@ use crate::walls::{Folders, Walls};
 /// Who moves a process waits for a grace period of the kernel's RCU, some milliseconds; who moves one right afterwards, as
 /// libcontainer does, does not. So a helper of the child begins this first of all, and it is waited for before libcontainer forks.
 #[derive(Debug)]
-pub(crate) struct Move {
-    under_way: Option<(OwnCgroup, Pid)>,
+pub(crate) enum Move {
+    /// A helper moves the child into the cgroup.
+    UnderWay(OwnCgroup, Pid),
+    /// The machine's cgroups are v1, and there is no hierarchy to move in.
+    Impossible,
+    /// The machine's cgroups are v2: libcontainer moves the container's process.
+    NotNeeded,
 }
 
 impl Move {
@@ -43,9 +48,10 @@ impl Move {
     }
 
     fn begin(folders: &Folders, how: fn(&OwnCgroup, Pid) -> io::Result<()>) -> Result<Self, Failure> {
-        let Some(hierarchy) = is_beside_v1()?.then(Unified::find).flatten() else {
-            return Ok(Self { under_way: None });
-        };
+        if !is_beside_v1()? {
+            return Ok(Self::NotNeeded);
+        }
+        let Some(hierarchy) = Unified::find() else { return Ok(Self::Impossible) };
         let cgroup = hierarchy.own(&folders.cgroup_name());
         let (child, theirs) = (getpid(), cgroup.clone());
         // What it exits with is the error's number.
@@ -54,7 +60,7 @@ impl Move {
         };
         let helper = sandbox::process::spawn(&[], helper)
             .map_err(|err| Failure::internal("cannot fork a helper that moves into a cgroup", &err))?;
-        Ok(Self { under_way: Some((cgroup, helper)) })
+        Ok(Self::UnderWay(cgroup, helper))
     }
 
     /// Waits until it is done.
@@ -62,9 +68,11 @@ impl Move {
     /// # Errors
     /// When it failed, or there is no hierarchy, and the network wall of `walls` needs it.
     pub(crate) fn wait(self, walls: &Walls) -> Result<(), Failure> {
-        let needed = walls.plan.sockets.is_some() && is_beside_v1()?;
-        let Some((cgroup, helper)) = self.under_way else {
-            return if needed { hierarchy().map(drop) } else { Ok(()) };
+        let needed = walls.plan.sockets.is_some();
+        let (cgroup, helper) = match self {
+            Self::UnderWay(cgroup, helper) => (cgroup, helper),
+            Self::Impossible if needed => return Err(no_hierarchy()),
+            Self::Impossible | Self::NotNeeded => return Ok(()),
         };
         let moved = match waitpid(helper, None) {
             Ok(WaitStatus::Exited(_, 0)) => Ok(()),
@@ -98,9 +106,8 @@ pub(crate) fn is_beside_v1() -> Result<bool, Failure> {
     })
 }
 
-fn hierarchy() -> Result<Unified, Failure> {
-    Unified::find()
-        .ok_or_else(|| Failure::new(Kind::Precondition, "no cgroup v2 hierarchy is mounted any more"))
+fn no_hierarchy() -> Failure {
+    Failure::new(Kind::Precondition, "no cgroup v2 hierarchy is mounted any more")
 }
 
 /// Raises the network wall around a container whose process waits to start, where its plan has one.
@@ -130,7 +137,7 @@ pub(crate) fn raise(
 
 /// The container's cgroup: never one that others are in too.
 fn cgroup_of(pid: Pid, folders: &Folders) -> Result<PathBuf, Failure> {
-    let hierarchy = hierarchy()?;
+    let hierarchy = Unified::find().ok_or_else(no_hierarchy)?;
     let cgroup = hierarchy
         .cgroup_of(pid)
         .map_err(|err| Failure::internal("cannot find the container's cgroup", &err))?;

@@ -10,7 +10,6 @@ use sandbox::observe::{self, Event};
 use crate::child::Answers;
 use crate::error::{Failure, Kind};
 use crate::network;
-use crate::reaper;
 use crate::records::Recorder;
 use crate::running::Running;
 use crate::walls::{Folders, Walls};
@@ -104,7 +103,7 @@ fn handle(event: Event, walls: &Walls, running: &mut Running, recorder: &mut Rec
         }
         Event::Settled => {
             recorder.settle();
-            reaper::rest();
+            crate::child::rest();
         }
         Event::Observed(observation) => recorder.observe(observation, |seen| walls.allow(seen)),
         Event::Executes { pid, program } => running.executes(pid, program),

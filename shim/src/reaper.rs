@@ -125,7 +125,7 @@ impl Reaper {
             while let Ok(Some(())) = tokio::time::timeout(REST, children.recv()).await {
                 self.collect();
             }
-            rest();
+            crate::child::rest();
         }
     }
 
@@ -151,13 +151,6 @@ impl Reaper {
                 None => {}
             }
         }
-    }
-}
-
-/// Gives memory back that a shim, or an observer, does not need while it waits.
-pub(crate) fn rest() {
-    if let Err(err) = sandbox::process::rest() {
-        tracing::debug!(error = %err, "cannot give memory back");
     }
 }
 

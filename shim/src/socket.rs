@@ -36,10 +36,9 @@ pub(crate) fn listen(path: &Path) -> Result<Option<UnixListener>> {
     match UnixListener::bind(path) {
         Ok(listener) => Ok(Some(listener)),
         Err(err) if err.kind() == io::ErrorKind::AddrInUse => {
-            if !is_dead(path) {
+            if !remove_if_dead(path)? {
                 return Ok(None);
             }
-            std::fs::remove_file(path).with_context(|| format!("cannot remove the stale socket {path:?}"))?;
             let listener = UnixListener::bind(path).with_context(|| format!("cannot listen at {path:?}"))?;
             Ok(Some(listener))
         }
@@ -56,10 +55,16 @@ pub(crate) fn remove_dead(path: &Path) -> Result<()> {
         return Ok(());
     }
     let _lock = lock_folder_of(path)?;
-    if !is_dead(path) {
-        return Ok(());
+    remove_if_dead(path).map(drop)
+}
+
+/// Whether the socket was dead, and is gone now. For who holds the folder's lock.
+fn remove_if_dead(path: &Path) -> Result<bool> {
+    let dead = is_dead(path);
+    if dead {
+        std::fs::remove_file(path).with_context(|| format!("cannot remove the stale socket {path:?}"))?;
     }
-    std::fs::remove_file(path).with_context(|| format!("cannot remove the stale socket {path:?}"))
+    Ok(dead)
 }
 
 /// Removes the socket of this server, which is about to end.

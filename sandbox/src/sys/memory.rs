@@ -34,20 +34,18 @@ struct Mapping {
 /// written to and have no page that was written to before (as relocated ones have), in memory or swapped out.
 fn clean_files(smaps: &str) -> Vec<Mapping> {
     let mut clean = Vec::new();
-    let mut candidate: Option<(Mapping, bool)> = None;
-    for line in smaps.lines() {
-        if let Some(header) = Header::parse(line) {
-            clean.extend(candidate.take().filter(|(_, told)| *told).map(|(mapping, _)| mapping));
-            candidate = header.is_read_only_file.then_some((header.mapping, false));
-            continue;
-        }
-        candidate = match line.split_once(':') {
-            Some(("Anonymous" | "Swap", written)) if written.trim() != "0 kB" => None,
-            Some(("Anonymous", _)) => candidate.map(|(mapping, _)| (mapping, true)),
-            _ => candidate,
+    let mut lines = smaps.lines().peekable();
+    while let Some(header) = lines.next() {
+        let members: Vec<_> =
+            std::iter::from_fn(|| lines.next_if(|line| Header::parse(line).is_none())).collect();
+        let size_of = |name| {
+            let mut sizes = members.iter().filter_map(|line| line.split_once(':'));
+            sizes.find_map(|(member, size)| (member == name).then_some(size.trim()))
         };
+        let unwritten = size_of("Anonymous") == Some("0 kB") && size_of("Swap").unwrap_or("0 kB") == "0 kB";
+        let header = Header::parse(header).filter(|header| header.is_read_only_file && unwritten);
+        clean.extend(header.map(|header| header.mapping));
     }
-    clean.extend(candidate.filter(|(_, told)| *told).map(|(mapping, _)| mapping));
     clean
 }
 
