@@ -1,10 +1,10 @@
-//! What is installed on nodes: a tarball and a Debian package, of static programs. Meant to be the same bytes from the same sources;
-//! programs built in two folders differ still.
+//! What is installed on nodes: a tarball and a Debian package, of static programs: the same bytes from the same sources.
 
 mod package;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -92,13 +92,15 @@ fn build_programs(sources: &Path, target: &Path, time: u64) -> Result<PathBuf> {
     let triple = under_test::triple();
     let home = cargo_home()?;
     let places = [(target, "/keep/target"), (sources, "/keep"), (home.as_path(), "/cargo")];
-    let flags = |option: &str| -> String {
-        places.iter().map(|(from, to)| format!(" {option}={}={to}", from.display())).collect()
+    let flags = |option: &str| -> Vec<String> {
+        places.iter().map(|(from, to)| format!("{option}={}={to}", from.display())).collect()
     };
     let mut cargo = build::cargo();
     cargo.current_dir(sources);
-    cargo.env("RUSTFLAGS", format!("{}{}", build::FLAGS, flags("--remap-path-prefix")));
-    cargo.env("CFLAGS", flags("-ffile-prefix-map").trim());
+    cargo
+        .env("RUSTFLAGS", build::FLAGS)
+        .env("RUSTC_WRAPPER", wrapper(target, &flags("--remap-path-prefix"))?);
+    cargo.env("CFLAGS", flags("-ffile-prefix-map").join(" "));
     cargo.env_remove("CARGO_ENCODED_RUSTFLAGS").env("CARGO_INCREMENTAL", "0");
     cargo.env("CARGO_TARGET_DIR", target).env("SOURCE_DATE_EPOCH", time.to_string());
     cargo.args(["build", "--release", "--quiet", "--locked", "--target", &triple]);
@@ -106,6 +108,23 @@ fn build_programs(sources: &Path, target: &Path, time: u64) -> Result<PathBuf> {
     let status = cargo.status().context("cannot start cargo")?;
     ensure!(status.success(), "the release build failed");
     Ok(target.join(triple).join("release"))
+}
+
+/// A script that gives these flags to rustc. Cargo hashes its own into the names of object files, by which thin LTO names and orders
+/// what it moves between crates: a folder's name among them would make another program.
+fn wrapper(target: &Path, flags: &[String]) -> Result<PathBuf> {
+    let quoted: Vec<String> = flags.iter().map(|flag| format!("'{}'", flag.replace('\'', r"'\''"))).collect();
+    let script = format!("#!/bin/sh\nexec \"$@\" {}\n", quoted.join(" "));
+    let path = target.join("rustc");
+    fs::create_dir_all(target).with_context(|| format!("cannot make {}", target.display()))?;
+    // An unchanged script keeps its time, by which cargo knows what to build anew.
+    if fs::read(&path).is_ok_and(|there| there == script.as_bytes()) {
+        return Ok(path);
+    }
+    write(&path, script.as_bytes())?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755))
+        .context("cannot make the script a program")?;
+    Ok(path)
 }
 
 fn cargo_home() -> Result<PathBuf> {
