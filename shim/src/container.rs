@@ -1,6 +1,6 @@
 //! The pod's containers and their execs, as the shim keeps them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -128,6 +128,30 @@ impl Target {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Containers {
     shared: Arc<Mutex<BTreeMap<Id, Container>>>,
+    /// Those that are being created.
+    coming: watch::Sender<BTreeSet<Id>>,
+}
+
+/// While it lives, a container is being created.
+#[derive(Debug)]
+pub(crate) struct Coming {
+    containers: Containers,
+    id: Id,
+}
+
+impl Coming {
+    /// It is there from now on.
+    pub(crate) fn arrived(self, container: Container) {
+        self.containers.lock().insert(self.id.clone(), container);
+    }
+}
+
+impl Drop for Coming {
+    fn drop(&mut self) {
+        self.containers.coming.send_modify(|coming| {
+            coming.remove(&self.id);
+        });
+    }
 }
 
 impl Containers {
@@ -135,20 +159,27 @@ impl Containers {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a container.
+    /// Notes that a container is being created.
     ///
     /// # Errors
-    /// When there is one of this id.
-    pub(crate) fn insert(&self, id: &Id, container: Container) -> Result<(), Failure> {
-        let mut containers = self.lock();
-        if containers.contains_key(id) {
-            return Err(Failure::new(
-                Kind::AlreadyExists,
-                format!("container {} exists already", id.as_str()),
-            ));
+    /// When there is one of this id, or one is being created already.
+    pub(crate) fn begin(&self, id: &Id) -> Result<Coming, Failure> {
+        let known = self.lock().contains_key(id);
+        if known || !self.coming.send_if_modified(|coming| coming.insert(id.clone())) {
+            let text = format!("container {} exists already", id.as_str());
+            return Err(Failure::new(Kind::AlreadyExists, text));
         }
-        containers.insert(id.clone(), container);
-        Ok(())
+        Ok(Coming { containers: self.clone(), id: id.clone() })
+    }
+
+    /// Waits while the container of this id is being created. Who takes it for unknown meanwhile may give it up: a containerd that
+    /// is started again asks for the processes of each container, and leaves one without any to itself.
+    pub(crate) async fn settled(&self, id: &Id) {
+        let mut coming = self.coming.subscribe();
+        // Its sender lives as long as `self`.
+        if let Err(err) = coming.wait_for(|coming| !coming.contains(id)).await {
+            tracing::debug!(error = %err, "not waited for a creation");
+        }
     }
 
     /// Forgets a container.
@@ -156,9 +187,9 @@ impl Containers {
         self.lock().remove(id)
     }
 
-    /// Whether there are none left.
+    /// Whether there are none left, and none is being created.
     pub(crate) fn is_empty(&self) -> bool {
-        self.lock().is_empty()
+        self.coming.borrow().is_empty() && self.lock().is_empty()
     }
 
     /// Runs `f` on a container.
@@ -187,5 +218,29 @@ impl Containers {
         f: impl FnOnce(&mut Process) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
         self.with(&target.id, |container| f(container.process(target.exec.as_ref())?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_asks_for_a_container_that_is_being_created_waits_and_others_do_not() {
+        let containers = Containers::default();
+        let id = |name| Id::parse(name).unwrap();
+        let coming = containers.begin(&id("a")).unwrap();
+        assert!(!containers.is_empty());
+        assert_eq!(containers.begin(&id("a")).unwrap_err().kind, Kind::AlreadyExists);
+        containers.settled(&id("b")).await;
+        let waiting = tokio::spawn({
+            let containers = containers.clone();
+            async move { containers.settled(&id("a")).await }
+        });
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        drop(coming);
+        waiting.await.unwrap();
+        assert!(containers.is_empty());
     }
 }

@@ -112,6 +112,7 @@ impl Pod {
     /// # Errors
     /// See [`create::create`].
     pub(crate) async fn create(&self, new: NewContainer) -> Result<i32, Failure> {
+        let coming = self.containers.begin(&new.id)?;
         let expecting = self.reaper.expecting();
         let folders = Folders::new(&new.config, &self.namespace, &new.id);
         let connections = Connections::make(&new.stdio, &new.config, self.owner(&new.id))?;
@@ -158,6 +159,8 @@ impl Pod {
                 self.reaper.failed();
                 drop(expecting);
                 self.undo(folders, new.bundle).await;
+                drop(coming);
+                self.end_if_unused();
                 return Err(failure);
             }
         };
@@ -172,7 +175,7 @@ impl Pod {
             execs: std::collections::BTreeMap::new(),
             memory: None,
         };
-        self.containers.insert(&new.id, container)?;
+        coming.arrived(container);
         self.watch_memory(&new.id, pid);
         // Before its exit can be: that follows from here on.
         let event = created_event(&new.id, &new.bundle, &new.rootfs, &new.stdio, pid);
@@ -194,7 +197,6 @@ impl Pod {
         if let Err(failure) = undone {
             tracing::error!(%failure, "something is left of a container that was not created");
         }
-        self.end_if_unused();
     }
 
     /// Starts a created container or an added exec; returns when its program runs behind its walls.

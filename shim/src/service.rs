@@ -35,6 +35,22 @@ pub(crate) struct Service {
     pub(crate) pod: Pod,
 }
 
+impl Service {
+    /// The container that a request means, once its creation, if that is under way, has come to its end.
+    async fn id(&self, id: &str) -> Result<Id, Failure> {
+        let id = Id::parse(id)?;
+        self.pod.containers.settled(&id).await;
+        Ok(id)
+    }
+
+    /// The process that it means, likewise.
+    async fn target(&self, id: &str, exec: &str) -> Result<Target, Failure> {
+        let target = Target::parse(id, exec)?;
+        self.pod.containers.settled(&target.id).await;
+        Ok(target)
+    }
+}
+
 #[async_trait]
 impl Task for Service {
     async fn create(&self, _: &TtrpcContext, req: CreateTaskRequest) -> TtrpcResult<CreateTaskResponse> {
@@ -67,12 +83,12 @@ impl Task for Service {
     }
 
     async fn start(&self, _: &TtrpcContext, req: StartRequest) -> TtrpcResult<StartResponse> {
-        let pid = self.pod.start(&Target::parse(&req.id, &req.exec_id)?).await?;
+        let pid = self.pod.start(&self.target(&req.id, &req.exec_id).await?).await?;
         Ok(StartResponse { pid: unsigned(pid), ..StartResponse::default() })
     }
 
     async fn delete(&self, _: &TtrpcContext, req: DeleteRequest) -> TtrpcResult<DeleteResponse> {
-        let (pid, exit) = self.pod.delete(&Target::parse(&req.id, &req.exec_id)?).await?;
+        let (pid, exit) = self.pod.delete(&self.target(&req.id, &req.exec_id).await?).await?;
         let (exit_status, exited_at) = exit.map(exit_fields).unwrap_or_default();
         Ok(DeleteResponse { pid: unsigned(pid), exit_status, exited_at, ..DeleteResponse::default() })
     }
@@ -87,13 +103,13 @@ impl Task for Service {
         if req.exec_id.is_empty() {
             return Err(Failure::new(Kind::Invalid, "an exec needs an id").into());
         }
-        let target = Target::parse(&req.id, &req.exec_id)?;
+        let target = self.target(&req.id, &req.exec_id).await?;
         self.pod.add_exec(&target, stdio, req.spec.value.clone())?;
         Ok(Empty::default())
     }
 
     async fn state(&self, _: &TtrpcContext, req: StateRequest) -> TtrpcResult<StateResponse> {
-        let target = Target::parse(&req.id, &req.exec_id)?;
+        let target = self.target(&req.id, &req.exec_id).await?;
         let (bundle, paused) = self.pod.containers.with(&target.id, |container| {
             Ok((container.bundle.clone(), container.init.state == Lifecycle::Paused))
         })?;
@@ -121,18 +137,18 @@ impl Task for Service {
     }
 
     async fn pids(&self, _: &TtrpcContext, req: PidsRequest) -> TtrpcResult<PidsResponse> {
-        let pids = self.pod.pids(&Id::parse(&req.id)?).await?;
+        let pids = self.pod.pids(&self.id(&req.id).await?).await?;
         let processes = pids.into_iter().map(|(pid, exec)| process_info(pid, exec)).collect();
         Ok(PidsResponse { processes, ..PidsResponse::default() })
     }
 
     async fn pause(&self, _: &TtrpcContext, req: PauseRequest) -> TtrpcResult<Empty> {
-        self.pod.pause(&Id::parse(&req.id)?).await?;
+        self.pod.pause(&self.id(&req.id).await?).await?;
         Ok(Empty::default())
     }
 
     async fn resume(&self, _: &TtrpcContext, req: ResumeRequest) -> TtrpcResult<Empty> {
-        self.pod.resume(&Id::parse(&req.id)?).await?;
+        self.pod.resume(&self.id(&req.id).await?).await?;
         Ok(Empty::default())
     }
 
@@ -144,7 +160,7 @@ impl Task for Service {
     async fn kill(&self, _: &TtrpcContext, req: KillRequest) -> TtrpcResult<Empty> {
         let signal = i32::try_from(req.signal)
             .map_err(|_| Failure::new(Kind::Invalid, format!("there is no signal {}", req.signal)))?;
-        self.pod.kill(&Target::parse(&req.id, &req.exec_id)?, signal, req.all).await?;
+        self.pod.kill(&self.target(&req.id, &req.exec_id).await?, signal, req.all).await?;
         Ok(Empty::default())
     }
 
@@ -152,35 +168,35 @@ impl Task for Service {
         let size = |n: u32| {
             u16::try_from(n).map_err(|_| Failure::new(Kind::Invalid, format!("{n} characters are too many")))
         };
-        self.pod.resize(&Target::parse(&req.id, &req.exec_id)?, size(req.width)?, size(req.height)?)?;
+        self.pod.resize(&self.target(&req.id, &req.exec_id).await?, size(req.width)?, size(req.height)?)?;
         Ok(Empty::default())
     }
 
     async fn close_io(&self, _: &TtrpcContext, req: CloseIORequest) -> TtrpcResult<Empty> {
         if req.stdin {
-            self.pod.close_stdin(&Target::parse(&req.id, &req.exec_id)?)?;
+            self.pod.close_stdin(&self.target(&req.id, &req.exec_id).await?)?;
         }
         Ok(Empty::default())
     }
 
     async fn update(&self, _: &TtrpcContext, req: UpdateTaskRequest) -> TtrpcResult<Empty> {
-        self.pod.update(&Id::parse(&req.id)?, req.resources.value.clone()).await?;
+        self.pod.update(&self.id(&req.id).await?, req.resources.value.clone()).await?;
         Ok(Empty::default())
     }
 
     async fn wait(&self, _: &TtrpcContext, req: WaitRequest) -> TtrpcResult<WaitResponse> {
-        let exit = self.pod.wait(&Target::parse(&req.id, &req.exec_id)?).await?;
+        let exit = self.pod.wait(&self.target(&req.id, &req.exec_id).await?).await?;
         let (exit_status, exited_at) = exit_fields(exit);
         Ok(WaitResponse { exit_status, exited_at, ..WaitResponse::default() })
     }
 
     async fn stats(&self, _: &TtrpcContext, req: StatsRequest) -> TtrpcResult<StatsResponse> {
-        let stats = self.pod.stats(&Id::parse(&req.id)?).await?;
+        let stats = self.pod.stats(&self.id(&req.id).await?).await?;
         Ok(StatsResponse { stats: MessageField::some(stats), ..StatsResponse::default() })
     }
 
     async fn connect(&self, _: &TtrpcContext, req: ConnectRequest) -> TtrpcResult<ConnectResponse> {
-        let task_pid = match Id::parse(&req.id) {
+        let task_pid = match self.id(&req.id).await {
             Ok(id) => self.pod.containers.with(&id, |container| Ok(container.init.pid)).unwrap_or_default(),
             Err(_) => 0,
         };
