@@ -1,12 +1,12 @@
 //! What is asked of a container's cgroup, each in a child of the shim.
 
 use std::io;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Component, PathBuf};
 
 use containerd_shim::cgroup::{get_cgroup, update_resources};
 use libcgroups::common::{
-    AnyCgroupManager, AnyManagerError, CgroupConfig, CgroupManager, CreateCgroupSetupError, FreezerState,
-    WrappedIoError, create_cgroup_manager, get_all_pids,
+    AnyCgroupManager, AnyManagerError, CgroupConfig, CgroupManager, ControllerOpt, CreateCgroupSetupError,
+    FreezerState, WrappedIoError, create_cgroup_manager, get_all_pids,
 };
 use libcgroups::systemd::manager::SystemdManagerError;
 use libcgroups::v1::ControllerType;
@@ -45,12 +45,14 @@ fn load(folders: &Folders) -> Result<Container, Failure> {
     Container::load(folders.oci_state()).map_err(|err| Failure::internal("cannot load the container", &err))
 }
 
-/// Sends a signal to all of the container's processes.
+/// Sends a signal to all of the container's processes; to its own, `init`, last: with that the kernel may end the others before their
+/// signal reaches them.
 ///
 /// # Errors
 /// When its cgroup cannot be read; no processes is no error.
-pub(crate) fn signal_all(folders: &Folders, signal: i32) -> Result<(), Failure> {
-    for pid in pids(folders)? {
+pub(crate) fn signal_all(folders: &Folders, signal: i32, init: i32) -> Result<(), Failure> {
+    let (own, others): (Vec<i32>, Vec<i32>) = pids(folders)?.into_iter().partition(|pid| *pid == init);
+    for pid in others.into_iter().chain(own) {
         match sandbox::process::signal(Pid::from_raw(pid), signal) {
             Ok(()) | Err(nix::errno::Errno::ESRCH) => {}
             Err(errno) => {
@@ -66,13 +68,19 @@ pub(crate) fn signal_all(folders: &Folders, signal: i32) -> Result<(), Failure> 
 /// # Errors
 /// When it is there and cannot be read.
 pub(crate) fn pids(folders: &Folders) -> Result<Vec<i32>, Failure> {
+    match place(folders)? {
+        Some(place) => pids_in(folders, &place),
+        None => Ok(Vec::new()),
+    }
+}
+
+fn pids_in(folders: &Folders, place: &Place) -> Result<Vec<i32>, Failure> {
     let failed = |err: &(dyn std::error::Error + 'static)| {
         Failure::internal("cannot list the container's processes", err)
     };
-    let Some((path, systemd)) = place(folders)? else { return Ok(Vec::new()) };
-    let listed = match v1_folder(&path, systemd)? {
+    let listed = match v1_folder(place)? {
         Some(folder) => get_all_pids(&folder).map_err(|err| (is_gone(err.inner()), failed(&err))),
-        None => manager(folders, path, systemd)?
+        None => manager(folders, place)?
             .get_all_pids()
             .map_err(|err| (io_cause(&err).is_some_and(is_gone), failed(&err))),
     };
@@ -83,12 +91,12 @@ pub(crate) fn pids(folders: &Folders) -> Result<Vec<i32>, Failure> {
     }
 }
 
-/// The folder of the cgroup `path` on the v1 hierarchy that libcgroups reads processes from. Its manager looks every hierarchy up
-/// before it reads one.
-fn v1_folder(path: &Path, systemd: bool) -> Result<Option<PathBuf>, Failure> {
-    let below = path.strip_prefix("/").unwrap_or(path);
+/// The cgroup's folder on the v1 hierarchy that libcgroups reads processes from, found as libcgroups finds it. Its manager looks
+/// every hierarchy up before it reads one.
+fn v1_folder(place: &Place) -> Result<Option<PathBuf>, Failure> {
+    let below = place.path.strip_prefix("/").unwrap_or(&place.path);
     let plain = below.components().all(|part| matches!(part, Component::Normal(_)));
-    if systemd || !plain || !crate::network::is_beside_v1()? {
+    if place.systemd || !plain || !crate::network::is_beside_v1()? {
         return Ok(None);
     }
     let mount = get_subsystem_mount_point(&ControllerType::Devices)
@@ -116,11 +124,11 @@ fn io_cause(err: &AnyManagerError) -> Option<&io::Error> {
 /// # Errors
 /// When its cgroup is there and cannot be thawed.
 pub(crate) fn thaw(folders: &Folders) -> Result<(), Failure> {
-    if pids(folders)?.is_empty() {
+    let Some(place) = place(folders)? else { return Ok(()) };
+    if pids_in(folders, &place)?.is_empty() {
         return Ok(());
     }
-    let Some((path, systemd)) = place(folders)? else { return Ok(()) };
-    manager(folders, path, systemd)?
+    manager(folders, &place)?
         .freeze(FreezerState::Thawed)
         .map_err(|err| Failure::internal("cannot thaw the container's processes", &err))
 }
@@ -130,41 +138,47 @@ pub(crate) fn thaw(folders: &Folders) -> Result<(), Failure> {
 /// # Errors
 /// When it cannot be removed.
 pub(crate) fn remove(folders: &Folders) -> Result<(), Failure> {
-    let Some((path, systemd)) = place(folders)? else { return Ok(()) };
-    let removed = manager(folders, path, systemd)?.remove();
+    let Some(place) = place(folders)? else { return Ok(()) };
+    let removed = manager(folders, &place)?.remove();
     removed.map_err(|err| Failure::internal("cannot remove the container's cgroup", &err))
 }
 
-/// The container's cgroup, and whether systemd makes it: as libcontainer noted it, else as the hardened runtime spec names it; none
-/// before that.
-fn place(folders: &Folders) -> Result<Option<(PathBuf, bool)>, Failure> {
+/// A container's cgroup.
+struct Place {
+    /// As the runtime spec names it.
+    path: PathBuf,
+    /// Whether systemd makes it.
+    systemd: bool,
+}
+
+/// The container's cgroup as libcontainer noted it, else as the hardened runtime spec names it; none before that.
+fn place(folders: &Folders) -> Result<Option<Place>, Failure> {
     let noted = Container::load(folders.oci_state()).ok();
-    let noted = noted.and_then(|container| Some((container.spec().ok()?.cgroup_path, container.systemd())));
+    let noted = noted.and_then(|container| {
+        Some(Place { path: container.spec().ok()?.cgroup_path, systemd: container.systemd() })
+    });
     noted.map_or_else(|| named(folders), |noted| Ok(Some(noted)))
 }
 
-fn manager(
-    folders: &Folders,
-    cgroup_path: PathBuf,
-    systemd_cgroup: bool,
-) -> Result<AnyCgroupManager, Failure> {
-    let config = CgroupConfig { cgroup_path, systemd_cgroup, container_name: folders.id().to_owned() };
+fn manager(folders: &Folders, place: &Place) -> Result<AnyCgroupManager, Failure> {
+    let config = CgroupConfig {
+        cgroup_path: place.path.clone(),
+        systemd_cgroup: place.systemd,
+        container_name: folders.id().to_owned(),
+    };
     create_cgroup_manager(config)
         .map_err(|err: CreateCgroupSetupError| Failure::internal("cannot find the container's cgroup", &err))
 }
 
-/// The cgroup that the hardened runtime spec names, and whether systemd makes it.
-fn named(folders: &Folders) -> Result<Option<(PathBuf, bool)>, Failure> {
+/// The cgroup that the hardened runtime spec names.
+fn named(folders: &Folders) -> Result<Option<Place>, Failure> {
     let path = folders.bundle().join("config.json");
     if !path.exists() {
         return Ok(None);
     }
     let spec = Spec::load(&path).map_err(|err| Failure::internal("cannot read the runtime spec", &err))?;
     let path = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().clone());
-    Ok(path.map(|path| {
-        let systemd = is_systemd_cgroup(&path);
-        (path, systemd)
-    }))
+    Ok(path.map(|path| Place { systemd: is_systemd_cgroup(&path), path }))
 }
 
 /// The container's cgroups that libcontainer will make where the machine's are v1, if the spec mounts them; none where they are
@@ -205,14 +219,22 @@ pub(crate) fn freeze(folders: &Folders, step: Step) -> Result<(), Failure> {
 ///
 /// # Errors
 /// When it is no such JSON, or a limit cannot be set.
-pub(crate) fn update(pid: u32, json: &[u8]) -> Result<(), Failure> {
+pub(crate) fn update(folders: &Folders, pid: u32, json: &[u8]) -> Result<(), Failure> {
     let mut resources: LinuxResources = serde_json::from_slice(json)
         .map_err(|err| Failure::new(Kind::Invalid, format!("cannot parse the new limits: {err}")))?;
     let failed = |err: &(dyn std::error::Error + 'static)| {
         Failure::internal("cannot change the container's limits", err)
     };
+    let process = i32::try_from(pid).map_err(|err| failed(&err))?;
+    let process = Pid::from_raw(process);
+    // On cgroup v1 libcgroups makes the cgroups itself, whoever is asked for.
+    if let Some(place) = place(folders)?.filter(|place| place.systemd)
+        && !crate::network::is_beside_v1()?
+    {
+        update_unit(folders, &place, process, resources.clone())?;
+    }
     if let Some(pids) = resources.pids() {
-        limit_pids(pid, pids.limit()).map_err(|err| failed(&err))?;
+        limit_pids(process, pids.limit()).map_err(|err| failed(&err))?;
     }
     resources.set_pids(None);
     let cgroup =
@@ -220,17 +242,61 @@ pub(crate) fn update(pid: u32, json: &[u8]) -> Result<(), Failure> {
     update_resources(&cgroup, &resources).map_err(|err| failed(&err))
 }
 
+/// Tells systemd of the new limits of a unit that it made: it sets its own again whenever it reads its configuration anew.
+fn update_unit(
+    folders: &Folders,
+    place: &Place,
+    pid: Pid,
+    mut resources: LinuxResources,
+) -> Result<(), Failure> {
+    let failed = |err: &(dyn std::error::Error + 'static)| {
+        Failure::internal("cannot tell systemd the container's limits", err)
+    };
+    // libcgroups takes what an update leaves as it is, 0 or absent, for a limit.
+    if resources.pids().is_some_and(|pids| pids.limit() == 0) {
+        resources.set_pids(None);
+    }
+    if let Some(memory) = resources.memory_mut() {
+        memory.set_limit(memory.limit().filter(|limit| *limit != 0));
+        memory.set_reservation(memory.reservation().filter(|reservation| *reservation != 0));
+        memory.set_swap(memory.swap().filter(|swap| *swap != 0));
+    }
+    if let Some(cpu) = resources.cpu_mut().as_mut().filter(|cpu| cpu.quota().is_none_or(|quota| quota == 0)) {
+        let (quota, period) = cpu_bandwidth(pid).map_err(|err| failed(&err))?;
+        cpu.set_quota(quota).set_period(Some(period));
+    }
+    let change = ControllerOpt {
+        resources: &resources,
+        disable_oom_killer: false,
+        oom_score_adj: None,
+        freezer_state: None,
+    };
+    manager(folders, place)?.apply(&change).map_err(|err| failed(&err))
+}
+
+/// How many microseconds of each period of as many a process's cgroup may run, on the v2 hierarchy; none where it may always.
+fn cpu_bandwidth(pid: Pid) -> io::Result<(Option<i64>, u64)> {
+    let hierarchy = Unified::find().ok_or_else(no_controller)?;
+    let text = std::fs::read_to_string(hierarchy.cgroup_of(pid)?.join("cpu.max"))?;
+    let odd = || io::Error::new(io::ErrorKind::InvalidData, format!("cpu.max says {text:?}"));
+    let (quota, period) = text.trim().split_once(' ').ok_or_else(odd)?;
+    let quota = if quota == "max" { None } else { Some(quota.parse().map_err(|_| odd())?) };
+    Ok((quota, period.parse().map_err(|_| odd())?))
+}
+
 /// Limits the number of processes: 0 changes nothing, and below that is no limit, which cgroups-rs writes as a number.
-fn limit_pids(pid: u32, limit: i64) -> io::Result<()> {
-    let pid = Pid::from_raw(i32::try_from(pid).map_err(io::Error::other)?);
-    let none = || io::Error::new(io::ErrorKind::NotFound, "no cgroup hierarchy counts processes");
+fn limit_pids(pid: Pid, limit: i64) -> io::Result<()> {
     let cgroup = match v1_cgroup_of("pids", pid)? {
         Some(cgroup) => cgroup,
-        None => Unified::find().ok_or_else(none)?.cgroup_of(pid)?,
+        None => Unified::find().ok_or_else(no_controller)?.cgroup_of(pid)?,
     };
     match limit {
         0 => Ok(()),
         1.. => std::fs::write(cgroup.join("pids.max"), limit.to_string()),
         _ => std::fs::write(cgroup.join("pids.max"), "max"),
     }
+}
+
+fn no_controller() -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, "no cgroup hierarchy has the controller")
 }

@@ -64,12 +64,12 @@ impl Pod {
         let rest = self.containers.with(id, |container| {
             let running = container.execs.values().filter(|exec| exec.state.has_process());
             let ends: Vec<_> = running.map(|exec| exec.ended.subscribe()).collect();
-            Ok((container.folders.clone(), container.own_pids, ends))
+            Ok((container.folders.clone(), container.own_pids, container.init.pid, ends))
         });
-        let Ok((folders, own_pids, ends)) = rest else { return };
+        let Ok((folders, own_pids, init, ends)) = rest else { return };
         if !own_pids {
             let killed = child::run(&self.reaper, "end the container's other processes", &[], move || {
-                cgroup::signal_all(&folders, Signal::SIGKILL as i32)
+                cgroup::signal_all(&folders, Signal::SIGKILL as i32, init)
             });
             if let Err(failure) = killed.await {
                 tracing::error!(%failure, "processes of a container outlive it");

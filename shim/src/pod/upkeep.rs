@@ -48,7 +48,7 @@ impl Pod {
         }
         child::run(&self.reaper, "signal the container", &[], move || {
             if all {
-                cgroup::signal_all(&folders, signal)?;
+                cgroup::signal_all(&folders, signal, pid)?;
             }
             if thaws { cgroup::thaw(&folders) } else { Ok(()) }
         })
@@ -148,14 +148,14 @@ impl Pod {
     /// # Errors
     /// When it is no such JSON, the container has stopped, or a limit cannot be set.
     pub(crate) async fn update(&self, id: &Id, json: Vec<u8>) -> Result<(), Failure> {
-        let pid = self.containers.with(id, |container| match container.init.state {
+        let (pid, folders) = self.containers.with(id, |container| match container.init.state {
             Lifecycle::Stopped(_) => {
                 Err(Failure::new(Kind::Precondition, "cannot update a container that has stopped"))
             }
-            _ => Ok(unsigned(container.init.pid)),
+            _ => Ok((unsigned(container.init.pid), container.folders.clone())),
         })?;
-        child::run(&self.reaper, "change the container's limits", &[], move || cgroup::update(pid, &json))
-            .await
+        let update = move || cgroup::update(&folders, pid, &json);
+        child::run(&self.reaper, "change the container's limits", &[], update).await
     }
 }
 
