@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::syscall::syscall::SyscallType;
-use oci_spec::runtime::{Process, Spec};
+use oci_spec::runtime::{Process, Root, Spec};
 use profiles::intent::Capability;
 use profiles::labels::{self, Notice};
 use profiles::plan::{Wall, baseline_seccomp};
@@ -70,7 +70,9 @@ pub(crate) fn create(creation: Creation) -> Result<i32, Failure> {
     let identity = Identity::from_spec(creation.namespace.as_str(), &creation.id, &spec);
     let decision = Decision::make(&identity, &creation.containerd, &creation.config, &spec)?;
     let chain = decision.chain.clone();
-    let walls = decision.walls(&mut spec, &creation.rootfs(), identity)?;
+    creation.check_rootfs(&decision)?;
+    let rootfs = creation.rootfs(&spec);
+    let walls = decision.walls(&mut spec, &rootfs, identity)?;
     creation.check_init(&walls, &spec)?;
     let walls = creation.harden(&mut spec, walls, chain.as_deref())?;
     moved.wait(&walls)?;
@@ -78,13 +80,34 @@ pub(crate) fn create(creation: Creation) -> Result<i32, Failure> {
 }
 
 impl Creation {
-    /// Where the root filesystem is mounted.
-    pub(crate) fn rootfs(&self) -> PathBuf {
+    /// The root filesystem: where containerd's mounts of it go, or else the folder that the spec names.
+    pub(crate) fn rootfs(&self, spec: &Spec) -> PathBuf {
+        let named = spec.root().as_ref().map(Root::path);
+        match named.filter(|path| self.mounts.is_empty() && !path.as_os_str().is_empty()) {
+            Some(path) => self.bundle.join(path),
+            None => self.mount_point(),
+        }
+    }
+
+    fn mount_point(&self) -> PathBuf {
         self.bundle.join("rootfs")
     }
 
     fn mount(&self) -> Result<(), Failure> {
-        self.mounts.iter().try_for_each(|mount| mount.mount(&self.rootfs(), &self.folders.bundle()))
+        self.mounts.iter().try_for_each(|mount| mount.mount(&self.mount_point(), &self.folders.bundle()))
+    }
+
+    /// An image's labels speak for the snapshot that containerd mounts, and for no other folder.
+    fn check_rootfs(&self, decision: &Decision) -> Result<(), Failure> {
+        if decision.chain.is_some() && self.mounts.is_empty() {
+            let because = format!(
+                "the container names image {}, and containerd mounts no snapshot of it as its root filesystem; labels of an image \
+                 do not speak for other files",
+                decision.image.name
+            );
+            return Err(Failure::new(Kind::Precondition, because));
+        }
+        Ok(())
     }
 
     /// The container's own program must be one that was declared: found out here, where containerd can be told.
@@ -93,14 +116,14 @@ impl Creation {
             return Err(Failure::new(Kind::Invalid, "the runtime spec has no process arguments"));
         };
         let (path, cwd) = search_context(spec);
-        check_program(walls, &self.rootfs(), &name, (&path, &cwd), &self.config.data_dir, None)
+        check_program(walls, &self.rootfs(spec), &name, (&path, &cwd), &self.config.data_dir, None)
     }
 
     /// Narrows the spec to the walls, and writes both where libcontainer and later execs find them. `chain` is the
     /// chain id of the image's layers.
     fn harden(&self, spec: &mut Spec, mut walls: Walls, chain: Option<&str>) -> Result<Walls, Failure> {
-        let (rootfs, empty) = (self.rootfs(), self.folders.empty());
-        let all = executables::of_container(self, &walls.plan, chain)?;
+        let (rootfs, empty) = (self.rootfs(spec), self.folders.empty());
+        let all = executables::of_container(self, &rootfs, &walls.plan, chain)?;
         let programs = ImagePrograms { declared: &walls.programs, all: all.as_ref() };
         let gap = sandbox::spec::harden(spec, &walls.plan, programs, &rootfs, &empty)
             .map_err(|err| Failure::internal("cannot raise the walls in the runtime spec", &err))?;
@@ -121,15 +144,15 @@ impl Creation {
             None => walls,
         };
         if let Some(root) = spec.root_mut() {
-            root.set_path(rootfs);
+            root.set_path(rootfs.clone());
         }
         if walls.plan.mode == Mode::Audit {
             // Not behind walls: this program runs in the container's namespaces then, where others may look at it.
-            sandbox::spec::defer_devices(spec, &self.rootfs());
+            sandbox::spec::defer_devices(spec, &rootfs);
         }
         sandbox::spec::translate(spec, &crate::cgroup::v1_cgroups(spec)?)
             .map_err(|err| Failure::from_error(Kind::Invalid, &err))?;
-        sandbox::spec::stage(spec, &self.bundle.join("keep-mounts"), &self.rootfs())
+        sandbox::spec::stage(spec, &self.bundle.join("keep-mounts"), &rootfs)
             .map_err(|err| Failure::from_error(Kind::Internal, &err))?;
         spec.save(self.folders.bundle().join("config.json"))
             .map_err(|err| Failure::internal("cannot write the hardened runtime spec", &err))?;

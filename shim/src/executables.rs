@@ -25,13 +25,14 @@ const MAX_BYTES: usize = 1 << 20;
 /// Version of what is looked for: findings of another are looked for again.
 const VERSION: u32 = 1;
 
-/// What a new container's image could map executable, `chain` being the chain id of its layers; or what is missing of
+/// What a new container's image, at `rootfs`, could map executable, `chain` being the chain id of its layers; or what is missing of
 /// the wall of programs because that cannot be told. Nothing where the plan asks for nothing.
 ///
 /// # Errors
 /// When something in the image cannot be read.
 pub(crate) fn of_container(
     creation: &Creation,
+    rootfs: &Path,
     plan: &Plan,
     chain: Option<&str>,
 ) -> Result<Result<Executables, Gap>, Failure> {
@@ -39,7 +40,7 @@ pub(crate) fn of_container(
         return Ok(Ok(Executables::default()));
     }
     let chain = chain.filter(|_| is_untouched(&creation.mounts));
-    of_image(&creation.config.data_dir, chain, &creation.rootfs())
+    of_image(&creation.config.data_dir, chain, rootfs)
         .map(Ok)
         .or_else(|err| err.gap().map(Err).ok_or_else(|| Failure::from_error(Kind::Internal, &err)))
 }

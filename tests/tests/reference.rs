@@ -26,6 +26,7 @@ const TESTS: &[(&str, Test)] = &[
     ("environment, folder and user are those of the image", environment),
     ("a working directory that the image lacks is made", working_folder),
     ("a read-write root takes files", writes),
+    ("a folder of the machine is a root", folder),
     ("exec runs in the same container", exec),
     ("the exit code of exec is that of its program", exec_exit_code),
     ("exec of what is not there fails", exec_no_program),
@@ -150,6 +151,20 @@ fn writes(node: &Node, runtime: Runtime, id: &str) -> Result<()> {
     let line = "echo x > /etc/new && mkdir /srv && touch /srv/a && cat /etc/new";
     let output = node.start_container(runtime, &["--rm"], BUSYBOX, id, &["sh", "-c", line])?.success()?;
     ensure!(output.text() == "x", "{output}");
+    Ok(())
+}
+
+/// Without an image: containerd mounts nothing, and the runtime spec names the folder.
+fn folder(node: &Node, runtime: Runtime, id: &str) -> Result<()> {
+    let root = node.folder.join("state").join(format!("{id}-root"));
+    for name in ["bin", "dev", "proc", "sys", "tmp"] {
+        std::fs::create_dir_all(root.join(name))?;
+    }
+    std::fs::copy(under_test::binary("keep-probe")?, root.join("bin/keep-probe"))?;
+    let words = ["/bin/keep-probe", "write", "/tmp/file"];
+    let image = root.to_string_lossy();
+    node.start_container(runtime, &["--rm", "--rootfs"], &image, id, &words)?.success()?;
+    ensure!(root.join("tmp/file").exists(), "nothing was written to the folder");
     Ok(())
 }
 
