@@ -5,9 +5,9 @@ mod shim;
 
 use std::future::Future;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use containerd_client::services::v1::container::Runtime;
 use containerd_client::services::v1::containers_client::ContainersClient;
 use containerd_client::services::v1::snapshots::MountsRequest;
@@ -16,7 +16,7 @@ use containerd_client::services::v1::tasks_client::TasksClient;
 use containerd_client::services::v1::{
     Container, CreateContainerRequest, CreateTaskRequest, DeleteContainerRequest, DeleteProcessRequest,
     DeleteTaskRequest, ExecProcessRequest, GetContainerRequest, GetRequest, KillRequest, StartRequest,
-    UpdateContainerRequest, WaitRequest,
+    UpdateContainerRequest, UpdateTaskRequest, WaitRequest,
 };
 use containerd_client::tonic::transport::Channel;
 use containerd_client::tonic::{Request, Response, Status};
@@ -32,6 +32,10 @@ pub use shim::Shim;
 
 /// Longest that one call may take.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The steps of a task's life: its creation, and the shim's start if it is the first of its pod; its program's start; its end;
+/// its removal, and the shim's end if it is the last.
+pub const STEPS: [&str; 4] = ["create", "start", "end", "delete"];
 
 /// What a call answers.
 pub type Answer<T> = std::result::Result<T, Status>;
@@ -63,10 +67,18 @@ impl Client {
     /// # Errors
     /// When containerd does not listen.
     pub fn connect(node: &Node) -> Result<Self> {
+        Self::at(&node.socket(), &node.namespace)
+    }
+
+    /// Connects to the containerd that listens at `socket`.
+    ///
+    /// # Errors
+    /// When none does.
+    pub fn at(socket: &Path, namespace: &str) -> Result<Self> {
         let runtime = runtime()?;
-        let channel = runtime.block_on(containerd_client::connect(node.socket()));
+        let channel = runtime.block_on(containerd_client::connect(socket));
         let channel = channel.context("cannot connect to containerd")?;
-        Ok(Self { runtime, channel, namespace: node.namespace.clone() })
+        Ok(Self { runtime, channel, namespace: namespace.to_owned() })
     }
 
     /// Makes one call.
@@ -208,6 +220,61 @@ impl Client {
         let request = DeleteTaskRequest { container_id: id.to_owned() };
         self.task(request, async |mut tasks, request| tasks.delete(request).await)
             .map(|deleted| deleted.exit_status)
+    }
+
+    /// Changes limits; `resources` is a runtime spec's `linux.resources`.
+    ///
+    /// # Errors
+    /// The service's own.
+    pub fn update(&self, id: &str, resources: &[u8]) -> Answer<()> {
+        let request = UpdateTaskRequest {
+            container_id: id.to_owned(),
+            resources: Some(json_any("LinuxResources", resources)),
+            ..UpdateTaskRequest::default()
+        };
+        self.task(request, async |mut tasks, request| tasks.update(request).await)
+    }
+
+    /// Has each container, whose program is to end by itself, live `runs` times, in turn; gives for each the median time of
+    /// each of [`STEPS`].
+    ///
+    /// # Errors
+    /// The service's own, and when a program fails.
+    pub fn lives(&self, ids: &[impl AsRef<str>], runs: usize) -> Result<Vec<[Duration; STEPS.len()]>> {
+        let mut measured = vec![[const { Vec::new() }; STEPS.len()]; ids.len()];
+        for run in 0..=runs {
+            for (id, steps) in ids.iter().zip(&mut measured) {
+                let id = id.as_ref();
+                let times = self.life(id).with_context(|| format!("{id}, life {run}"))?;
+                // The first fills caches.
+                if run > 0 {
+                    steps.iter_mut().zip(times).for_each(|(step, time)| step.push(time));
+                }
+            }
+        }
+        let median = |mut times: Vec<Duration>| {
+            times.sort_unstable();
+            times.get(runs / 2).copied().unwrap_or_default()
+        };
+        Ok(measured.into_iter().map(|steps| steps.map(median)).collect())
+    }
+
+    fn life(&self, id: &str) -> Result<[Duration; STEPS.len()]> {
+        let mut begin = Instant::now();
+        let mut lap = || {
+            let taken = begin.elapsed();
+            begin = Instant::now();
+            taken
+        };
+        self.create(id, &Streams::default())?;
+        let create = lap();
+        self.start(id, "")?;
+        let start = lap();
+        let code = self.wait(id, "")?;
+        let end = lap();
+        self.delete(id)?;
+        ensure!(code == 0, "the program ended with {code}");
+        Ok([create, start, end, lap()])
     }
 
     /// A container's runtime spec.

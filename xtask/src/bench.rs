@@ -5,7 +5,7 @@ mod files;
 mod load;
 mod pods;
 mod profile;
-mod steps;
+pub(crate) mod steps;
 mod throughput;
 
 use std::path::Path;
@@ -85,6 +85,12 @@ pub(crate) enum What {
         #[arg(long, default_value_t = 2)]
         rounds: usize,
     },
+    /// A container created to deleted on pure cgroup v2, in a virtual machine, over crun
+    Unified {
+        /// Lives of each
+        #[arg(long, default_value_t = 20)]
+        runs: usize,
+    },
     /// Labels and policies to a profile, a profile to a compiled filter, `keep explain` of an archive of 300 MB
     Profile {
         /// Runs of each
@@ -115,6 +121,7 @@ pub(crate) fn run(what: &What) -> Result<()> {
         What::Exec { runs } => load::exec(&node(true)?, *runs),
         What::Load { runs } => load::run(&node(true)?, *runs),
         What::Pods { pods, at_once, rounds } => pods::run(Amount { pods: *pods, at_once: *at_once }, *rounds),
+        What::Unified { runs } => crate::kernels::bench(*runs),
         What::Profile { runs } => profile::run(*runs),
     }
 }
@@ -143,7 +150,7 @@ fn start(node: &Node, runs: usize) -> Result<()> {
         println!("  {:<22} {:>7.1} ms   keep / it = {:.2}", contender.name, time / 1e6, keep / time);
     }
     // ctr makes no container for crun without a task.
-    steps::print(node, &contenders[..2], TRUE, runs)?;
+    steps::measure(node, &contenders[..2], TRUE, runs)?;
     println!("idle memory of a pod's shim, PSS:");
     idle(node, &contenders, 1)?;
     idle(node, &contenders, 5)

@@ -74,7 +74,11 @@ pub(crate) fn metadata() -> Result<serde_json::Value> {
     serde_json::from_slice(&output.stdout).context("cargo metadata printed no JSON")
 }
 
-fn target() -> Result<PathBuf> {
+/// The folder that cargo builds into.
+///
+/// # Errors
+/// When cargo does not name it.
+pub(crate) fn target() -> Result<PathBuf> {
     let metadata = metadata()?;
     metadata["target_directory"].as_str().map(PathBuf::from).context("cargo metadata names no target folder")
 }

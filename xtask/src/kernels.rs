@@ -6,13 +6,14 @@ mod results;
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use results::Results;
 use tests::image::Layer;
 use tests::provision::{self, say};
+use tests::task::STEPS;
 use tests::{debian, suite, under_test};
 
 use crate::build;
@@ -108,12 +109,14 @@ const PROGRAMS: &[&str] = &[
     "usr/lib/x86_64-linux-gnu/perl",
     "usr/bin/python3",
     "usr/lib/python3.11",
+    "usr/bin/crun",
     "usr/bin/dbus-daemon",
     "bin/systemctl",
     "lib/systemd/systemd",
 ];
 const PACKAGES: &[&str] = &[
     "busybox-static",
+    "crun",
     "dbus-daemon",
     "libapparmor1",
     "libargon2-1",
@@ -143,6 +146,7 @@ const PACKAGES: &[&str] = &[
     "libsystemd-shared",
     "libudev1",
     "libuuid1",
+    "libyajl2",
     "perl-base",
     "python3-minimal",
     "python3.11-minimal",
@@ -187,11 +191,51 @@ pub(crate) fn run(kernels: &Kernels) -> Result<()> {
             }
         }
     }
-    ensure!(any, "there is no such machine");
+    ensure!(any, "there is no such machine{}", if kernels.containers { "" } else { " without --containers" });
     println!();
     summary.iter().for_each(|line| println!("{line}"));
     ensure!(good, "tests failed");
     Ok(())
+}
+
+/// Measures the steps of a task's life under Keep and under crun on pure cgroup v2, `runs` times each, in a virtual machine; prints
+/// medians and the ratio of the whole.
+///
+/// # Errors
+/// When something cannot be had, or a container does not run.
+pub(crate) fn bench(runs: usize) -> Result<()> {
+    build::run()?;
+    provision::debian(provision::MACHINE_PACKAGES)?;
+    let folder = tempfile::tempdir().context("cannot make a folder")?;
+    let initramfs = folder.path().join("initramfs");
+    let root = containers::add(root(&[])?, &[LTS_6_12])?;
+    std::fs::write(&initramfs, root.initramfs()?).context("cannot write the root file system")?;
+    say("booting Linux 6.12");
+    let kernel = machine::image(&provision::kernel(LTS_6_12)?)?;
+    let parameters = format!("KEEP_CGROUP=v2 KEEP_CONTAINERS=bench KEEP_RUNS={runs}");
+    let text = machine::run(&kernel, &initramfs, &parameters, folder.path())?;
+    let [keep, crun] = ["keep", "crun"].map(|who| lives(&text, who));
+    let (keep, crun) = keep.zip(crun).with_context(|| {
+        let console = std::fs::read(folder.path().join("console")).unwrap_or_default();
+        format!("{}\n{text}\nthe machine measured nothing", String::from_utf8_lossy(&console))
+    })?;
+    println!(
+        "the steps of a task by containerd's API on cgroup v2, {runs} runs each, interleaved, in a virtual machine; medians:"
+    );
+    crate::bench::steps::print("keep", keep);
+    crate::bench::steps::print("shim-runc-v2 + crun", crun);
+    let whole = |steps: [Duration; STEPS.len()]| steps.iter().sum::<Duration>().as_secs_f64();
+    println!("  created to deleted, keep / crun = {:.2} (aim: at most 1.00)", whole(keep) / whole(crun));
+    Ok(())
+}
+
+/// How long the steps took, in the line that says so.
+fn lives(text: &str, who: &str) -> Option<[Duration; STEPS.len()]> {
+    let prefix = format!("lives {who} ");
+    let line = text.lines().find_map(|line| line.trim_end().strip_prefix(prefix.as_str()))?;
+    let times: Option<Vec<Duration>> =
+        line.split(' ').map(|word| word.parse().ok().map(Duration::from_micros)).collect();
+    times?.try_into().ok()
 }
 
 /// Boots one, and gives its lines of the summary.

@@ -6,7 +6,6 @@ use containerd_shim_protos::cgroups::metrics::Metrics;
 use containerd_shim_protos::protobuf::Message as _;
 use tests::task::Event;
 
-use crate::refusals::update;
 use crate::{Case, Run};
 
 pub const CASES: &[(&str, Run)] = &[
@@ -33,7 +32,7 @@ fn changed(case: &mut Case<'_>) -> Result<()> {
     case.said.note("memory limit before", before.memory.usage.limit.to_string());
     case.said.note("pids limit before", before.pids.limit.to_string());
     let resources = br#"{"memory":{"limit":67108864},"pids":{"limit":77},"cpu":{"shares":512,"quota":50000,"period":100000}}"#;
-    case.said.done("update", update(case, resources));
+    case.said.done("update", case.client.update(&case.id, resources));
     let after = metrics(case)?;
     case.said.note("memory limit", after.memory.usage.limit.to_string());
     case.said.note("hierarchical memory limit", after.memory.hierarchical_memory_limit.to_string());
@@ -45,14 +44,15 @@ fn changed(case: &mut Case<'_>) -> Result<()> {
     }
     case.said.done(
         "update to no limits",
-        update(case, br#"{"memory":{"limit":-1},"pids":{"limit":-1},"cpu":{"quota":-1}}"#),
+        case.client.update(&case.id, br#"{"memory":{"limit":-1},"pids":{"limit":-1},"cpu":{"quota":-1}}"#),
     );
     let lifted = metrics(case)?;
     case.said.note("memory limit when lifted", lifted.memory.usage.limit.to_string());
     case.said.note("pids limit when lifted", lifted.pids.limit.to_string());
     case.said.note("cpu quota when lifted", of_cgroup(case, pid, "cpu", "cpu.cfs_quota_us")?);
-    case.said.done("update of nothing", update(case, b"{}"));
-    case.said.done("a limit below what is used", update(case, br#"{"memory":{"limit":4096}}"#));
+    case.said.done("update of nothing", case.client.update(&case.id, b"{}"));
+    case.said
+        .done("a limit below what is used", case.client.update(&case.id, br#"{"memory":{"limit":4096}}"#));
     case.ended()?;
     Ok(())
 }

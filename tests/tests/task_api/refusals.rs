@@ -1,9 +1,9 @@
 //! What is refused, and with which status code.
 
 use anyhow::Result;
-use containerd_client::services::v1::{CheckpointTaskRequest, UpdateTaskRequest};
+use containerd_client::services::v1::CheckpointTaskRequest;
 use tests::node::Runtime;
-use tests::task::{Answer, Streams, json_any};
+use tests::task::{Answer, Streams};
 
 use crate::processes::{pause, resize, resume, state};
 use crate::{Case, Run};
@@ -29,7 +29,7 @@ fn running(case: &mut Case<'_>) -> Result<()> {
     client.add_exec(&id, "one", &["true"], &Streams::default())?;
     case.said
         .done("an exec of an id that is taken", client.add_exec(&id, "one", &["true"], &Streams::default()));
-    case.said.done("limits that are no JSON", update(case, b"{"));
+    case.said.done("limits that are no JSON", case.client.update(&case.id, b"{"));
     case.said.call("state afterwards", client.get(&id, "").map(state));
     case.ended()?;
     Ok(())
@@ -58,7 +58,7 @@ fn stopped(case: &mut Case<'_>) -> Result<()> {
     case.said.done("resume", resume(case));
     case.said.done("resize", resize(case, "", 80, 25));
     case.said.done("exec", client.add_exec(&id, "one", &["true"], &Streams::default()));
-    case.said.done("update", update(case, b"{\"memory\":{\"limit\":67108864}}"));
+    case.said.done("update", case.client.update(&case.id, b"{\"memory\":{\"limit\":67108864}}"));
     case.said.done("delete", delete(case));
     case.said.done("delete again", delete(case));
     Ok(())
@@ -111,14 +111,4 @@ fn checkpoint(case: &mut Case<'_>) -> Result<()> {
 
 fn delete(case: &Case<'_>) -> Answer<()> {
     case.client.delete(&case.id).map(drop)
-}
-
-/// Changes limits.
-pub fn update(case: &Case<'_>, resources: &[u8]) -> Answer<()> {
-    let request = UpdateTaskRequest {
-        container_id: case.id.clone(),
-        resources: Some(json_any("LinuxResources", resources)),
-        ..UpdateTaskRequest::default()
-    };
-    case.client.task(request, async |mut tasks, request| tasks.update(request).await)
 }

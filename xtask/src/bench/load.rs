@@ -1,7 +1,7 @@
 //! Many containers and execs, one after the other and at once: what is lost, how long it takes beside runc, and whether the
 //! shim grows.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use tests::images;
@@ -10,6 +10,7 @@ use tests::provision::say;
 use tests::task::{Client, Streams};
 
 use super::contender::{Contender, median, medians, nanoseconds};
+use super::steps;
 
 const IMAGE: &str = "keep.bench/load:1";
 /// Execs at once in one container.
@@ -59,11 +60,8 @@ pub(super) fn run(node: &Node, runs: usize) -> Result<()> {
     let contenders = [Contender::keep(), Contender::runc()];
     let ids = start(node, &contenders)?;
     let before = memory(node, &ids[0])?;
-    say("containers, one after the other");
-    let times = medians(runs, contenders.len(), |index, turn| {
-        contenders[index].time(node, IMAGE, &format!("l{index}-{turn}"), &["/bin/true", "ok"])
-    })?;
-    print(&format!("{runs} containers, created to deleted, one after the other; medians"), &times);
+    lives(node, &contenders, &ids, runs)?;
+    let after_lives = memory(node, &ids[0])?;
     say("execs, one after the other");
     let times = medians(runs, contenders.len(), |index, turn| {
         let exec = format!("r{turn}");
@@ -85,9 +83,33 @@ pub(super) fn run(node: &Node, runs: usize) -> Result<()> {
     print(&format!("{CONTAINERS} containers at once, of {ROUNDS} rounds the median"), &times);
     let after = memory(node, &ids[0])?;
     println!(
-        "own memory of the shim's server: {before} kB; after {runs} execs {between} kB; after {EXECS} at once {after} kB"
+        "own memory of the shim's server: {before} kB; after {runs} containers {after_lives} kB; after {runs} execs \
+         {between} kB; after {EXECS} at once {after} kB"
     );
     println!("nothing was lost: every container and exec ended with 0");
+    end(node, &ids)
+}
+
+/// Containers by containerd's API, one after the other, each in the pod of its contender's sleeping one.
+fn lives(node: &Node, contenders: &[Contender], pods: &[String], runs: usize) -> Result<()> {
+    say("containers, one after the other");
+    let client = Client::connect(node)?;
+    let mut ids = Vec::new();
+    for (contender, pod) in contenders.iter().zip(pods) {
+        let id = format!("life-of-{pod}");
+        contender.make(node, IMAGE, &id)?;
+        client.edit_spec(&id, |spec| {
+            spec["annotations"]["io.kubernetes.cri.sandbox-id"] = pod.as_str().into()
+        })?;
+        ids.push(id);
+    }
+    let steps = client.lives(&ids, runs)?;
+    let times: Vec<f64> =
+        steps.iter().map(|steps| steps.iter().sum::<Duration>().as_secs_f64() * 1e9).collect();
+    print(&format!("{runs} containers in a pod, created to deleted, one after the other; medians"), &times);
+    for (contender, steps) in contenders.iter().zip(steps) {
+        steps::print(contender.name, steps);
+    }
     end(node, &ids)
 }
 

@@ -2,8 +2,8 @@
 //! the task API says of memory on cgroup v2, which only these machines have alone.
 
 use std::collections::BTreeSet;
-use std::path::Path;
-use std::process::Command;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -12,35 +12,68 @@ use tests::image::Layer;
 use tests::{command, images, provision, under_test};
 
 use super::machine;
+use crate::build;
+
+/// What `keep-task update` ends with, and the files of the limits that it is to set: memory.max, pids.max, cpu.max, cpu.weight.
+const UPDATED: &str = "0 134217728 32 50000 100000 20";
 
 /// Adds containerd, the shim, the images and the kernels' overlay file system.
 pub(super) fn add(layer: Layer, kernels: &[&str]) -> Result<Layer> {
     provision::containerd()?;
     let folder = tempfile::tempdir().context("cannot make a folder")?;
     let built = provision::binaries()?;
-    let mut layer = layer.file("keep/containers.sh", include_str!("containers.sh"), 0o755).file(
-        "keep/systemd.sh",
-        include_str!("systemd.sh"),
-        0o755,
-    );
-    for name in ["containerd", "ctr"] {
+    let mut layer = layer;
+    for (name, script) in [
+        ("containerd", include_str!("containerd.sh")),
+        ("containers", include_str!("containers.sh")),
+        ("systemd", include_str!("systemd.sh")),
+        ("bench", include_str!("bench.sh")),
+    ] {
+        layer = layer.file(&format!("keep/{name}.sh"), script, 0o755);
+    }
+    for name in ["containerd", "ctr", "containerd-shim-runc-v2"] {
         layer = layer.copy(&built.join(name), &format!("keep/{name}"))?;
     }
     for name in [under_test::SHIM, attack::PROGRAM] {
         layer = layer.copy(&under_test::binary(name)?, &format!("keep/{name}"))?;
     }
+    layer = layer.copy(&client()?, "keep/keep-task")?;
     for (user, name) in [(User::Root, "root"), (User::Other, "user")] {
         let archive =
             images::write(&attack::image(user)?, &format!("keep.test/attack:{name}"), folder.path())?;
         layer = layer.copy(&archive, &format!("keep/{name}.tar"))?;
     }
-    let archive = images::write(&images::busybox()?, "keep.test/busybox:1", folder.path())?;
-    layer = layer.copy(&archive, "keep/busybox.tar")?;
+    let plain = images::static_true()?.label("dev.keep.intent", "v1");
+    for (name, image) in [("busybox", images::busybox()?), ("true", plain)] {
+        let archive = images::write(&image, &format!("keep.test/{name}:1"), folder.path())?;
+        layer = layer.copy(&archive, &format!("keep/{name}.tar"))?;
+    }
     for package in kernels {
         let (version, module) = overlay(&provision::kernel(package)?, folder.path())?;
         layer = layer.file(&format!("keep/overlay-{version}.ko"), module, 0o644);
     }
     Ok(layer)
+}
+
+/// Builds the client of the task service, static.
+fn client() -> Result<PathBuf> {
+    let triple = under_test::triple();
+    let mut cargo = build::cargo();
+    cargo.env("RUSTFLAGS", build::FLAGS).env_remove("CARGO_ENCODED_RUSTFLAGS");
+    cargo.args([
+        "build",
+        "--quiet",
+        "--locked",
+        "--target",
+        &triple,
+        "-p",
+        "tests",
+        "--example",
+        "keep-task",
+    ]);
+    let status = cargo.stdin(Stdio::null()).status().context("cannot start cargo")?;
+    ensure!(status.success(), "keep-task does not build");
+    Ok(build::target()?.join(triple).join("debug/examples/keep-task"))
 }
 
 /// A kernel's version, and its module of overlay file systems.
@@ -69,6 +102,7 @@ pub(super) fn judged(text: &str, open: &[&str]) -> Result<String> {
     let mut results = String::new();
     for (name, good) in [
         ("metrics on cgroup v2", said_of(text, "metrics").is_some_and(metrics_are_right)),
+        ("new limits on cgroup v2", said_of(text, "update") == Some(UPDATED)),
         ("execs and a deletion after the clock jumped", said_of(text, "clock") == Some("0 0 0 0")),
         ("a container out of memory is ended", said_of(text, "exit") == Some("137")),
         ("it is told of before its exit", said_of(text, "events").is_some_and(events_are_right)),
@@ -97,8 +131,8 @@ pub(super) fn judged_of_systemd(text: &str) -> String {
     for (name, good) in [
         ("a container and its exec are in its scope", of("cgroups") == format!("{scope} {scope}")),
         (
-            "the scope has the container's limit",
-            unit == BTreeSet::from(["ActiveState=active", "MemoryMax=67108864"]),
+            "the scope has the container's new limit",
+            unit == BTreeSet::from(["ActiveState=active", "MemoryMax=134217728"]),
         ),
         ("the scope goes with the container", of("afterwards") == "ActiveState=inactive"),
     ] {

@@ -1,28 +1,9 @@
 # The attack suite in containers: every probe, as the container's own process and as an exec, as root and as another user.
 # Each line that a probe prints becomes "attack SETTING: PROBE: WHAT CAME OF IT". Before that, what the task API says of memory on
-# cgroup v2, what execs and a deletion say after the clock jumped by a day, and where SLICE says that systemd makes the cgroups, what
-# became of them, in lines "task WHAT: ANSWER".
-export PATH=/keep:/usr/bin CONTAINERD_NAMESPACE=keep CONTAINERD_ADDRESS=/run/containerd.sock
-busybox insmod "/keep/overlay-$(busybox uname -r).ko"
-echo "127.0.0.1 localhost" >/etc/hosts
-echo "nameserver 127.0.0.1" >/etc/resolv.conf
-busybox mkdir -p /run/ctd/root /run/ctd/state
-cat >/run/ctd/containerd.toml <<X
-version = 4
-root = '/run/ctd/root'
-state = '/run/ctd/state'
-disabled_plugins = ['io.containerd.grpc.v1.cri', 'io.containerd.cri.v1.runtime', 'io.containerd.cri.v1.images']
-[plugins.'io.containerd.server.v1.grpc']
-  address = '/run/containerd.sock'
-[plugins.'io.containerd.server.v1.ttrpc']
-  address = '/run/containerd.sock.ttrpc'
-X
-containerd -c /run/ctd/containerd.toml >/dev/null 2>&1 &
+# cgroup v2, what comes of new limits, what execs and a deletion say after the clock jumped by a day, and where SLICE says that
+# systemd makes the cgroups, what became of them, in lines "task WHAT: ANSWER".
+. /keep/containerd.sh
 keep-attack listen >/dev/null 2>&1 &
-for _ in $(busybox seq 60); do
-    ctr version >/dev/null 2>&1 && break
-    busybox sleep 1
-done
 # keep ID FLAG...: runs a container; its id is among the flags again.
 keep() {
     id=$1
@@ -32,6 +13,15 @@ keep() {
 ctr images import /keep/busybox.tar >/dev/null
 keep metered -d --memory-limit 67108864 keep.test/busybox:1 metered sleep 600
 echo "task metrics: $(ctr task metrics --format json metered | busybox tr -d '\n')"
+pid=$(ctr task ps metered | busybox awk '$1 > 0 { print $1 }')
+limits='{"memory":{"limit":134217728},"pids":{"limit":32},"cpu":{"quota":50000,"period":100000,"shares":512}}'
+keep-task update metered "$limits"
+said=$?
+# Now systemd sets the limits that it knows of.
+[ -z "$SLICE" ] || systemctl daemon-reload
+cd "/sys/fs/cgroup$(busybox sed s/0::// "/proc/$pid/cgroup")"
+echo "task update: $said $(busybox cat memory.max pids.max cpu.max cpu.weight | busybox tr '\n' ' ')"
+cd /
 if [ -n "$SLICE" ]; then
     ctr task exec -d --exec-id other metered sleep 601
     processes=$(ctr task ps metered | busybox awk '$1 > 0 { print $1 }')

@@ -1,7 +1,7 @@
 #!/usr/bin/busybox sh
 # Brings up as much of a system as the sandbox's tests need, runs them, and ends the machine. Set on the kernel's command line:
 # KEEP_CGROUP=v2 or none, KEEP_PROGRAMS=which programs of tests, KEEP_TESTS=what tests' names contain, KEEP_CONTAINERS=yes
-# for the attack suite, or systemd for the same in cgroups that systemd makes. Results go to the second serial line, all else to the first.
+# for the attack suite, systemd for the same in cgroups that systemd makes, or bench for KEEP_RUNS lives of a container. Results go to the second serial line, all else to the first.
 export PATH=/usr/bin HOME=/root
 # Properties of pure functions are tried often enough elsewhere.
 export PROPTEST_CASES=32
@@ -33,15 +33,16 @@ busybox ip link set lo up
 exec >/dev/ttyS1
 busybox stty -F /dev/ttyS1 raw
 for test in /tests/$KEEP_PROGRAMS*; do
+    [ -e "$test" ] || continue
     echo "begin $test"
     # Without a name, every test of a program runs.
     "$test" $KEEP_TESTS </dev/null
     echo "end $test $?"
 done
-if [ "$KEEP_CONTAINERS" = yes ]; then
-    busybox sh /keep/containers.sh
-elif [ "$KEEP_CONTAINERS" = systemd ]; then
-    exec busybox sh /keep/systemd.sh
-fi
+case $KEEP_CONTAINERS in
+yes) busybox sh /keep/containers.sh ;;
+bench) busybox sh /keep/bench.sh ;;
+systemd) exec busybox sh /keep/systemd.sh ;;
+esac
 echo "end"
 busybox poweroff -f
