@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use serde_json::{Value, json};
 use tests::conformance::{self, Expected, Outcome, Report, Site};
+use tests::node::Containerd;
 use tests::node::leaks;
 use tests::provision::say;
 
@@ -16,6 +17,9 @@ pub(crate) struct Conformance {
     /// Only with this runtime handler; may be given several times [default: runc, keep and keep-permissive]
     #[arg(long, value_name = "HANDLER", value_parser = HANDLERS)]
     handler: Vec<String>,
+    /// Which containerd
+    #[arg(long, value_name = "VERSION", default_value = "2.3")]
+    containerd: Containerd,
     /// Write what came of each spec into this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -32,14 +36,14 @@ pub(crate) fn run(what: &Conformance) -> Result<()> {
     let page = crate::build::root().join("docs/conformance.md");
     let text = std::fs::read_to_string(&page).with_context(|| format!("cannot read {}", page.display()))?;
     let expected = Expected::parse(&text).context("docs/conformance.md")?;
-    conformance::provide()?;
+    conformance::provide(what.containerd)?;
     let binaries = crate::build::run()?;
     let handlers: Vec<&str> = match what.handler.as_slice() {
         [] => HANDLERS.to_vec(),
         named => named.iter().map(String::as_str).collect(),
     };
-    say("bringing up containerd 2.3");
-    let site = Site::start(binaries)?;
+    say(&format!("bringing up {}", what.containerd));
+    let site = Site::start(what.containerd, binaries)?;
     let reports: Result<Vec<Report>> = handlers.iter().map(|handler| site.run(handler)).collect();
     drop(site);
     let reports: BTreeMap<&str, Report> = handlers.into_iter().zip(reports?).collect();
@@ -48,7 +52,7 @@ pub(crate) fn run(what: &Conformance) -> Result<()> {
     }
     let mut differ = 0;
     for (handler, report) in &reports {
-        differ += print(handler, report, &expected.differences(handler, &report.outcomes));
+        differ += print(handler, report, &expected.differences(what.containerd, handler, &report.outcomes));
     }
     let left = leaks::on_machine();
     ensure!(left.is_empty(), "left on this machine: {left:#?}");

@@ -49,7 +49,7 @@ impl Site {
         let path = folder.join("parameters.yaml");
         fs::write(&path, parameters).context("cannot write critest's parameters")?;
         let endpoint = format!("unix://{}", self.node.socket().display());
-        let mut critest = self.node.command("critest");
+        let mut critest = self.critest()?;
         critest.args(["-benchmark", "-runtime-endpoint", &endpoint, "-runtime-handler", handler]);
         critest.arg("-benchmarking-params-file").arg(&path).arg("-benchmarking-output-dir").arg(&folder);
         critest.arg("-ginkgo.no-color");

@@ -7,6 +7,7 @@ mod page;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -52,14 +53,14 @@ pub struct Report {
 ///
 /// # Errors
 /// When something cannot be had; says what.
-pub fn provide() -> Result<()> {
+pub fn provide(containerd: Containerd) -> Result<()> {
     provision::debian(provision::PACKAGES)?;
     provision::debian(provision::KUBERNETES_PACKAGES)?;
-    Containerd::Built.provide()?;
+    containerd.provide()?;
     provision::critest()
 }
 
-/// A containerd 2.3 that serves the Kubernetes runtime interface, and a registry with critest's images. Dropping it ends both.
+/// A containerd that serves the Kubernetes runtime interface, and a registry with critest's images. Dropping it ends both.
 #[derive(Debug)]
 pub struct Site {
     // In the order in which they are dropped: the registry serves in the node's network.
@@ -84,9 +85,8 @@ impl Site {
     ///
     /// # Errors
     /// When a part does not come up.
-    pub fn start(path: PathBuf) -> Result<Self> {
+    pub fn start(containerd: Containerd, path: PathBuf) -> Result<Self> {
         let shelf = images::shelf()?;
-        let containerd = Containerd::Built;
         let options = Options { containerd, path: Some(path), unified: true, stay: false, kubernetes: true };
         let node = Node::start(options)?;
         cache::open_folder(&node.folder.join("cni"))?;
@@ -97,6 +97,11 @@ impl Site {
         Ok(Self { _registry: registry, node, _cgroups: Cgroups })
     }
 
+    /// critest, to be run in the node, whose own PATH need not have it.
+    fn critest(&self) -> Result<Command> {
+        Ok(self.node.command(&provision::binaries()?.join("critest").to_string_lossy()))
+    }
+
     /// Runs critest with one runtime handler. That specs fail is no error.
     ///
     /// # Errors
@@ -104,7 +109,7 @@ impl Site {
     pub fn run(&self, handler: &str) -> Result<Report> {
         let path = self.node.folder.join(format!("state/critest-{handler}.json"));
         let endpoint = format!("unix://{}", self.node.socket().display());
-        let mut critest = self.node.command("critest");
+        let mut critest = self.critest()?;
         critest.args(["-runtime-endpoint", &endpoint, "-runtime-handler", handler, "-ginkgo.no-color"]);
         critest.args(["-ginkgo.skip", LEFT_OUT, "-ginkgo.json-report"]).arg(&path);
         let output = patiently(&format!("critest with handler {handler}"), || run(&mut critest, PATIENCE))?;

@@ -2,9 +2,10 @@
 
 use std::fmt;
 use std::path::Path;
+use std::str::FromStr;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
 use super::Node;
 use crate::{command, provision, under_test};
@@ -31,6 +32,18 @@ impl Containerd {
         match self {
             Self::Debian => Ok(()),
             Self::Built => provision::containerd(),
+        }
+    }
+}
+
+impl FromStr for Containerd {
+    type Err = anyhow::Error;
+
+    fn from_str(version: &str) -> Result<Self> {
+        match version {
+            "1.6" => Ok(Self::Debian),
+            "2.3" => Ok(Self::Built),
+            _ => bail!("there are 1.6, Debian's own, and 2.3"),
         }
     }
 }
@@ -97,10 +110,13 @@ impl Node {
     /// As [`Self::start_containerd`].
     pub fn start_containerd_with(&mut self, flags: &[&str]) -> Result<()> {
         let text = match (self.options.containerd, self.options.kubernetes) {
-            (Containerd::Debian, _) => include_str!("containerd-1.6.toml"),
+            (Containerd::Debian, false) => include_str!("containerd-1.6.toml"),
+            (Containerd::Debian, true) => {
+                concat!(include_str!("containerd-1.6.toml"), include_str!("containerd-1.6-cri.toml"))
+            }
             (Containerd::Built, false) => include_str!("containerd-2.3.toml"),
             (Containerd::Built, true) => {
-                concat!(include_str!("containerd-2.3.toml"), include_str!("containerd-cri.toml"))
+                concat!(include_str!("containerd-2.3.toml"), include_str!("containerd-2.3-cri.toml"))
             }
         };
         let mut text = text.replace("@N@", &self.folder.to_string_lossy());

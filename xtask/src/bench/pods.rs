@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use tests::conformance::{self, Amount, Site, Times};
+use tests::node::Containerd;
 use tests::provision::say;
 
 use super::contender::median;
@@ -16,8 +17,8 @@ const START: [&str; 3] = ["CreatePod", "CreateContainer", "StartContainer"];
 
 /// Runs them in turn, `rounds` times, and prints medians of each operation.
 pub(super) fn run(amount: Amount, rounds: usize) -> Result<()> {
-    conformance::provide()?;
-    let site = Site::start(crate::build::run()?)?;
+    conformance::provide(Containerd::Built)?;
+    let site = Site::start(Containerd::Built, crate::build::run()?)?;
     let mut times = HANDLERS.map(|_| Times::new());
     let mut walls = HANDLERS.map(|_| Vec::new());
     for round in 0..rounds {
