@@ -227,11 +227,15 @@ pub(crate) fn update(folders: &Folders, pid: u32, json: &[u8]) -> Result<(), Fai
     };
     let process = i32::try_from(pid).map_err(|err| failed(&err))?;
     let process = Pid::from_raw(process);
-    // On cgroup v1 libcgroups makes the cgroups itself, whoever is asked for.
-    if let Some(place) = place(folders)?.filter(|place| place.systemd)
-        && !crate::network::is_beside_v1()?
-    {
-        update_unit(folders, &place, process, resources.clone())?;
+    if !crate::network::is_beside_v1()? {
+        // On cgroup v1 libcgroups makes the cgroups itself, whoever is asked for.
+        if let Some(place) = place(folders)?.filter(|place| place.systemd) {
+            update_unit(folders, &place, process, resources.clone())?;
+        }
+        // cgroups-rs writes shares into cpu.weight as they are.
+        if let Some(cpu) = resources.cpu_mut() {
+            cpu.set_shares(cpu.shares().map(weight));
+        }
     }
     if let Some(pids) = resources.pids() {
         limit_pids(process, pids.limit()).map_err(|err| failed(&err))?;
@@ -240,6 +244,23 @@ pub(crate) fn update(folders: &Folders, pid: u32, json: &[u8]) -> Result<(), Fai
     let cgroup =
         get_cgroup(pid).map_err(|err| Failure::internal("cannot find the container's cgroup", &err))?;
     update_resources(&cgroup, &resources).map_err(|err| failed(&err))
+}
+
+/// The cpu.weight of cgroup v2 that is to cpu.shares of v1, from 2 to 262,144 and by default 1,024, as a weight from 1 to 10,000 is
+/// to 100; 0 leaves both as they are. Source: `ConvertCPUSharesToCgroupV2Value` of opencontainers/cgroups, as libcgroups has it for
+/// new containers.
+fn weight(shares: u64) -> u64 {
+    const MOST: u64 = 10_000;
+    match u32::try_from(shares) {
+        Ok(0) => 0,
+        Ok(1 | 2) => 1,
+        Ok(shares @ 3..262_144) => {
+            let log = f64::from(shares).log2();
+            let exponent = (log * log + 125.0 * log) / 612.0 - 7.0 / 34.0;
+            (10_f64.powf(exponent).ceil() as u64).clamp(1, MOST)
+        }
+        Ok(262_144..) | Err(_) => MOST,
+    }
 }
 
 /// Tells systemd of the new limits of a unit that it made: it sets its own again whenever it reads its configuration anew.
@@ -299,4 +320,15 @@ fn limit_pids(pid: Pid, limit: i64) -> io::Result<()> {
 
 fn no_controller() -> io::Error {
     io::Error::new(io::ErrorKind::NotFound, "no cgroup hierarchy has the controller")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_become_the_weights_that_runc_and_libcgroups_give_them() {
+        let shares = [0, 1, 2, 3, 512, 1024, 2048, 262_143, 262_144, u64::MAX];
+        assert_eq!(shares.map(weight), [0, 1, 1, 2, 59, 100, 174, 10_000, 10_000, 10_000]);
+    }
 }

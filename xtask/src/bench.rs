@@ -67,9 +67,9 @@ pub(crate) enum What {
         #[arg(long, default_value_t = 50)]
         runs: usize,
     },
-    /// Containers and execs, many in a row and many at once, over runc; what is lost, and whether the shim grows
+    /// Containers, many in a row, and containers and execs at once, over runc; what is lost, and whether the shim grows
     Load {
-        /// Containers, and execs, in a row
+        /// Containers in a row
         #[arg(long, default_value_t = 200)]
         runs: usize,
     },

@@ -21,7 +21,7 @@ use profiles::{Observation, Plan, syscalls};
 use sandbox::cgroup::{OwnCgroup, Unified};
 use sandbox::enforce::{Enforced, Prepared};
 use sandbox::facts::{NATIVE, probe};
-use sandbox::network::{Denial, Denials, NetworkWall, ProcessNamespace};
+use sandbox::network::{Denial, Denials, NetworkWall, ProcessNamespace, name_servers};
 use sandbox::observe::{Event, serve};
 use sandbox::programs::{ResolvedPrograms, resolve};
 use sandbox::{handover, process};
@@ -185,7 +185,8 @@ pub(crate) fn run_with(
     extra: Option<&SeccompPlan>,
     command: &[&str],
 ) -> Outcome {
-    let watched = plan.sockets.as_ref().map(|sockets| Watched::new(sockets, &[]));
+    let servers = name_servers(Path::new("/")).unwrap();
+    let watched = plan.sockets.as_ref().map(|sockets| Watched::new(sockets, &servers));
     let (cgroup, denials) = watched.map(|watched| (watched.cgroup, watched.denials)).unzip();
     run_in(cgroup.as_ref(), denials, plan, volumes, extra, command)
 }

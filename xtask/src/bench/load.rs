@@ -1,5 +1,5 @@
-//! Many containers and execs, one after the other and at once: what is lost, how long it takes beside runc, and whether the
-//! shim grows.
+//! Many containers one after the other, many containers and execs at once, and execs as probes: what is lost, how long it takes
+//! beside runc, and whether the shim grows.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use tests::node::Node;
 use tests::provision::say;
 use tests::task::{Client, Streams};
 
-use super::contender::{Contender, median, medians, nanoseconds};
+use super::contender::{Contender, median, medians};
 use super::steps;
 
 const IMAGE: &str = "keep.bench/load:1";
@@ -61,13 +61,6 @@ pub(super) fn run(node: &Node, runs: usize) -> Result<()> {
     let ids = start(node, &contenders)?;
     let before = memory(node, &ids[0])?;
     lives(node, &contenders, &ids, runs)?;
-    let after_lives = memory(node, &ids[0])?;
-    say("execs, one after the other");
-    let times = medians(runs, contenders.len(), |index, turn| {
-        let exec = format!("r{turn}");
-        nanoseconds(node, &["task", "exec", "--exec-id", &exec, &ids[index], "/bin/true", "ok"])
-    })?;
-    print(&format!("{runs} execs in one container, one after the other; medians"), &times);
     let between = memory(node, &ids[0])?;
     say("execs at once");
     let times = at_once(&contenders, EXECS, |index, round, turn| {
@@ -83,8 +76,8 @@ pub(super) fn run(node: &Node, runs: usize) -> Result<()> {
     print(&format!("{CONTAINERS} containers at once, of {ROUNDS} rounds the median"), &times);
     let after = memory(node, &ids[0])?;
     println!(
-        "own memory of the shim's server: {before} kB; after {runs} containers {after_lives} kB; after {runs} execs \
-         {between} kB; after {EXECS} at once {after} kB"
+        "own memory of the shim's server: {before} kB; after {runs} containers {between} kB; after {EXECS} execs at \
+         once {after} kB"
     );
     println!("nothing was lost: every container and exec ended with 0");
     end(node, &ids)

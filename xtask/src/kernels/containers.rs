@@ -15,7 +15,7 @@ use super::machine;
 use crate::build;
 
 /// What `keep-task update` ends with, and the files of the limits that it is to set: memory.max, pids.max, cpu.max, cpu.weight.
-const UPDATED: &str = "0 134217728 32 50000 100000 20";
+const UPDATED: &str = "0 134217728 32 50000 100000 59";
 
 /// Adds containerd, the shim, the images and the kernels' overlay file system.
 pub(super) fn add(layer: Layer, kernels: &[&str]) -> Result<Layer> {

@@ -13,7 +13,7 @@ keep() {
 ctr images import /keep/busybox.tar >/dev/null
 keep metered -d --memory-limit 67108864 keep.test/busybox:1 metered sleep 600
 echo "task metrics: $(ctr task metrics --format json metered | busybox tr -d '\n')"
-pid=$(ctr task ps metered | busybox awk '$1 > 0 { print $1 }')
+pid=$(ctr task ps metered | busybox awk 'NR == 2 { print $1 }')
 limits='{"memory":{"limit":134217728},"pids":{"limit":32},"cpu":{"quota":50000,"period":100000,"shares":512}}'
 keep-task update metered "$limits"
 said=$?
@@ -24,7 +24,7 @@ echo "task update: $said $(busybox cat memory.max pids.max cpu.max cpu.weight | 
 cd /
 if [ -n "$SLICE" ]; then
     ctr task exec -d --exec-id other metered sleep 601
-    processes=$(ctr task ps metered | busybox awk '$1 > 0 { print $1 }')
+    processes=$(ctr task ps metered | busybox awk 'NR > 1 { print $1 }')
     echo "task cgroups: $(for pid in $processes; do busybox cat "/proc/$pid/cgroup"; done | busybox tr '\n' ' ')"
     echo "task unit: $(systemctl show --property MemoryMax,ActiveState keep-metered.scope | busybox tr '\n' ' ')"
 fi
