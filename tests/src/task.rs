@@ -20,6 +20,7 @@ use containerd_client::services::v1::{
 };
 use containerd_client::tonic::transport::Channel;
 use containerd_client::tonic::{Request, Response, Status};
+use containerd_client::types::Mount;
 use containerd_client::types::v1::Process;
 use prost_types::{Any, FieldMask};
 use serde_json::Value;
@@ -114,6 +115,14 @@ impl Client {
         let mut snapshots = SnapshotsClient::new(self.channel.clone());
         let asked = MountsRequest { snapshotter: "overlayfs".to_owned(), key: id.to_owned() };
         let rootfs = self.call(asked, |request| async move { snapshots.mounts(request).await })?.mounts;
+        self.create_on(id, streams, rootfs)
+    }
+
+    /// The same with other mounts of the root filesystem, or none.
+    ///
+    /// # Errors
+    /// The service's own.
+    pub fn create_on(&self, id: &str, streams: &Streams, rootfs: Vec<Mount>) -> Answer<u32> {
         let streams = streams.clone();
         let request = CreateTaskRequest {
             container_id: id.to_owned(),

@@ -13,6 +13,7 @@ use tests::image::Image;
 use tests::intruder::{self, MOVES};
 use tests::node::{Containerd, Node, Options, Runtime};
 use tests::shared::Shared;
+use tests::task::{Answer, Client, Streams};
 use tests::{images, provision, under_test};
 
 const DECLARED: &str = "keep.test/declared:1";
@@ -44,6 +45,7 @@ const TESTS: &[(&str, Test)] = &[
     ),
     ("labels of the container instead of the image grant nothing", container_labels),
     ("a snapshot of another image does not start", other_snapshot),
+    ("an image's labels do not speak for a folder", image_of_folder),
     ("what was found in an image is kept for it, not for what its container adds", kept_findings),
     ("data_dir of the runtime's configuration moves the records", data_dir),
     ("the digest is that of keep explain, run after run", digests),
@@ -316,6 +318,27 @@ fn other_snapshot(node: &mut Node) -> Result<()> {
     attempt("io.containerd.runc.v2", "other-runc")?.success().context("the control does not start")?;
     let output = attempt(under_test::RUNTIME, "other-keep")?;
     ensure!(output.code() != 0, "it started: {output}");
+    Ok(())
+}
+
+/// The container has an image and its snapshot, and its runtime spec names a folder, on which containerd mounts nothing.
+fn image_of_folder(node: &mut Node) -> Result<()> {
+    let folder = node.folder.join("state/folder");
+    for name in ["bin", "dev", "proc", "sys", "tmp"] {
+        std::fs::create_dir_all(folder.join(name))?;
+    }
+    std::fs::copy(under_test::binary("keep-probe")?, folder.join("bin/true"))?;
+    let client = Client::connect(node)?;
+    let attempt = |runtime: Runtime, id: &str| -> Result<Answer<u32>> {
+        node.make_container(runtime, &[], DECLARED, id, &["/bin/true", "sleep", "60"])?;
+        client.edit_spec(id, |spec| spec["root"]["path"] = folder.to_string_lossy().into_owned().into())?;
+        let created = client.create_on(id, &Streams::default(), Vec::new());
+        node.remove(id)?;
+        Ok(created)
+    };
+    attempt(Runtime::Runc, "folder-runc")?.context("the control is not created")?;
+    let refused = attempt(Runtime::Keep, "folder-keep")?.err().context("it was created")?;
+    ensure!(refused.message().contains("do not speak for other files"), "{refused}");
     Ok(())
 }
 
