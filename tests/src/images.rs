@@ -45,6 +45,19 @@ pub fn probe() -> Result<Image> {
     Ok(Image::new([layer]).entrypoint(&["/bin/keep-probe"]).command(&["sleep", "3600"]))
 }
 
+/// Makes `folder`, which can be a container's root: the probe as `/bin/keep-probe`, and folders to mount on.
+///
+/// # Errors
+/// When the probe is not built, or the folder cannot be made.
+pub fn probe_in(folder: &Path) -> Result<()> {
+    let failed = || format!("cannot make {}", folder.display());
+    for name in ["bin", "dev", "proc", "sys", "tmp"] {
+        std::fs::create_dir_all(folder.join(name)).with_context(failed)?;
+    }
+    std::fs::copy(under_test::binary("keep-probe")?, folder.join("bin/keep-probe")).with_context(failed)?;
+    Ok(())
+}
+
 /// As [`probe`], with the labels of an intent that only allows what every test needs: one port and `/data`.
 ///
 /// # Errors

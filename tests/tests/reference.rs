@@ -157,10 +157,7 @@ fn writes(node: &Node, runtime: Runtime, id: &str) -> Result<()> {
 /// Without an image: containerd mounts nothing, and the runtime spec names the folder.
 fn folder(node: &Node, runtime: Runtime, id: &str) -> Result<()> {
     let root = node.folder.join("state").join(format!("{id}-root"));
-    for name in ["bin", "dev", "proc", "sys", "tmp"] {
-        std::fs::create_dir_all(root.join(name))?;
-    }
-    std::fs::copy(under_test::binary("keep-probe")?, root.join("bin/keep-probe"))?;
+    images::probe_in(&root)?;
     let words = ["/bin/keep-probe", "write", "/tmp/file"];
     let image = root.to_string_lossy();
     node.start_container(runtime, &["--rm", "--rootfs"], &image, id, &words)?.success()?;

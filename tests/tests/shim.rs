@@ -324,13 +324,10 @@ fn other_snapshot(node: &mut Node) -> Result<()> {
 /// The container has an image and its snapshot, and its runtime spec names a folder, on which containerd mounts nothing.
 fn image_of_folder(node: &mut Node) -> Result<()> {
     let folder = node.folder.join("state/folder");
-    for name in ["bin", "dev", "proc", "sys", "tmp"] {
-        std::fs::create_dir_all(folder.join(name))?;
-    }
-    std::fs::copy(under_test::binary("keep-probe")?, folder.join("bin/true"))?;
+    images::probe_in(&folder)?;
     let client = Client::connect(node)?;
     let attempt = |runtime: Runtime, id: &str| -> Result<Answer<u32>> {
-        node.make_container(runtime, &[], DECLARED, id, &["/bin/true", "sleep", "60"])?;
+        node.make_container(runtime, &[], DECLARED, id, &["/bin/keep-probe", "sleep", "60"])?;
         client.edit_spec(id, |spec| spec["root"]["path"] = folder.to_string_lossy().into_owned().into())?;
         let created = client.create_on(id, &Streams::default(), Vec::new());
         node.remove(id)?;
