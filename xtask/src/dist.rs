@@ -4,6 +4,7 @@ mod package;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -117,11 +118,17 @@ fn wrapper(target: &Path, flags: &[String]) -> Result<PathBuf> {
     let quoted: Vec<String> = flags.iter().map(|flag| format!("'{}'", flag.replace('\'', r"'\''"))).collect();
     let script = format!("#!/bin/sh\nexec \"$@\" {}\n", quoted.join(" "));
     let path = target.join("rustc");
-    fs::create_dir_all(target).with_context(|| format!("cannot make {}", target.display()))?;
-    // An unchanged script keeps its time, by which cargo knows what to build anew.
     if fs::read(&path).is_ok_and(|there| there == script.as_bytes()) {
         return Ok(path);
     }
+    // Cargo does not see that other flags make what was built before another program.
+    match fs::remove_dir_all(target) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("cannot empty {}", target.display()));
+        }
+        _ => {}
+    }
+    fs::create_dir_all(target).with_context(|| format!("cannot make {}", target.display()))?;
     write(&path, script.as_bytes())?;
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755))
         .context("cannot make the script a program")?;
