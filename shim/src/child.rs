@@ -38,13 +38,6 @@ where
     child.answer(DEADLINE).await
 }
 
-/// Gives memory back that the shim, or a child of it that stays, does not need while it waits.
-pub(crate) fn rest() {
-    if let Err(err) = sandbox::process::rest() {
-        tracing::debug!(error = %err, "cannot give memory back");
-    }
-}
-
 /// Where a child writes its answers.
 #[derive(Debug)]
 pub(crate) struct Answers(File);

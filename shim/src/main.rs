@@ -19,6 +19,7 @@ mod executables;
 mod executor;
 mod features;
 mod identity;
+mod idle;
 mod image;
 mod lifecycle;
 mod logger;

@@ -103,7 +103,7 @@ fn handle(event: Event, walls: &Walls, running: &mut Running, recorder: &mut Rec
         }
         Event::Settled => {
             recorder.settle();
-            crate::child::rest();
+            crate::idle::rest();
         }
         Event::Observed(observation) => recorder.observe(observation, |seen| walls.allow(seen)),
         Event::Executes { pid, program } => running.executes(pid, program),

@@ -48,11 +48,9 @@ impl Site {
         );
         let path = folder.join("parameters.yaml");
         fs::write(&path, parameters).context("cannot write critest's parameters")?;
-        let endpoint = format!("unix://{}", self.node.socket().display());
-        let mut critest = self.critest()?;
-        critest.args(["-benchmark", "-runtime-endpoint", &endpoint, "-runtime-handler", handler]);
+        let mut critest = self.critest(handler)?;
+        critest.arg("-benchmark");
         critest.arg("-benchmarking-params-file").arg(&path).arg("-benchmarking-output-dir").arg(&folder);
-        critest.arg("-ginkgo.no-color");
         run(&mut critest, PATIENCE)?.success()?;
         let mut times = Times::new();
         for what in ["pod", "container"] {

@@ -97,9 +97,12 @@ impl Site {
         Ok(Self { _registry: registry, node, _cgroups: Cgroups })
     }
 
-    /// critest, to be run in the node, whose own PATH need not have it.
-    fn critest(&self) -> Result<Command> {
-        Ok(self.node.command(&provision::binaries()?.join("critest").to_string_lossy()))
+    /// critest with one runtime handler, to be run in the node, whose own PATH need not have it.
+    fn critest(&self, handler: &str) -> Result<Command> {
+        let mut critest = self.node.command(&provision::binaries()?.join("critest").to_string_lossy());
+        let endpoint = format!("unix://{}", self.node.socket().display());
+        critest.args(["-runtime-endpoint", &endpoint, "-runtime-handler", handler, "-ginkgo.no-color"]);
+        Ok(critest)
     }
 
     /// Runs critest with one runtime handler. That specs fail is no error.
@@ -108,9 +111,7 @@ impl Site {
     /// When critest cannot be run, or leaves no report.
     pub fn run(&self, handler: &str) -> Result<Report> {
         let path = self.node.folder.join(format!("state/critest-{handler}.json"));
-        let endpoint = format!("unix://{}", self.node.socket().display());
-        let mut critest = self.critest()?;
-        critest.args(["-runtime-endpoint", &endpoint, "-runtime-handler", handler, "-ginkgo.no-color"]);
+        let mut critest = self.critest(handler)?;
         critest.args(["-ginkgo.skip", LEFT_OUT, "-ginkgo.json-report"]).arg(&path);
         let output = patiently(&format!("critest with handler {handler}"), || run(&mut critest, PATIENCE))?;
         let text = fs::read_to_string(&path).with_context(|| format!("critest left no report: {output}"))?;

@@ -95,7 +95,8 @@ mod tests {
     use super::*;
 
     const PAGE: &str = "# x\n## Skipped\n| spec | why |\n|---|---|\n| A / a | no AppArmor |\n\n\
-                        ## Class `keep`\n| spec | why |\n|---|---|\n| B / b | refused |\n## Containerd 1.6\n| spec | why |\n|---|---|\n| E | no such field |\n## Other\n| C | c |\n";
+                        ## Class `keep`\n| spec | why |\n|---|---|\n| B / b | refused |\n\
+                        ## Containerd 1.6\n| spec | why |\n|---|---|\n| E | no such field |\n## Other\n| C | c |\n";
 
     fn found(outcomes: &[(&str, Outcome)]) -> BTreeMap<String, Outcome> {
         outcomes.iter().map(|(spec, outcome)| ((*spec).to_owned(), outcome.clone())).collect()

@@ -1,4 +1,4 @@
-# The steps of a task's life under Keep and under crun, RUNS times each: lines "lives WHO MICROSECONDS...".
+# The steps of a task's life under Keep and under crun, KEEP_RUNS times each: lines "lives WHO MICROSECONDS...".
 . /keep/containerd.sh
 ctr images import /keep/true.tar >/dev/null
 ctr containers create --runtime io.containerd.keep.v2 keep.test/true:1 keep

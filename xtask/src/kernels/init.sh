@@ -1,7 +1,8 @@
 #!/usr/bin/busybox sh
 # Brings up as much of a system as the sandbox's tests need, runs them, and ends the machine. Set on the kernel's command line:
 # KEEP_CGROUP=v2 or none, KEEP_PROGRAMS=which programs of tests, KEEP_TESTS=what tests' names contain, KEEP_CONTAINERS=yes
-# for the attack suite, systemd for the same in cgroups that systemd makes, or bench for KEEP_RUNS lives of a container. Results go to the second serial line, all else to the first.
+# for the attack suite, systemd for the same in cgroups that systemd makes, or bench for KEEP_RUNS lives of a container. Results
+# go to the second serial line, all else to the first.
 export PATH=/usr/bin HOME=/root
 # Properties of pure functions are tried often enough elsewhere.
 export PROPTEST_CASES=32
