@@ -58,7 +58,7 @@ pub(crate) enum What {
     /// nginx, redis and postgres of the cookbook under load, over the same under runc with containerd's seccomp profile
     Throughput {
         /// Rounds of each
-        #[arg(long, default_value_t = 5)]
+        #[arg(long, default_value_t = 15)]
         rounds: usize,
     },
     /// An exec of `/bin/true` in a running container, by containerd's API as a probe is one, over runc

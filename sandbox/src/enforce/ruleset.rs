@@ -43,7 +43,7 @@ pub(super) fn build(
         handled |= AccessFs::Execute;
     }
     if plan.write.is_some() {
-        handled |= AccessFs::from_write(abi);
+        handled |= write_rights(abi);
     }
     if abi == ABI::Unsupported || (handled.is_empty() && !restricts_network(landlock)) {
         return Ok(None);
@@ -55,7 +55,7 @@ pub(super) fn build(
         }
     }
     if let Some(write) = &plan.write {
-        let rights = AccessFs::from_write(abi);
+        let rights = write_rights(abi);
         let declared = write.iter().map(|path| Path::new(path.as_str()));
         for path in declared.chain(writable.iter().map(PathBuf::as_path)) {
             rules.allow(path, rights, Symlinks::Follow)?;
@@ -74,6 +74,13 @@ pub(super) fn not_enforced() -> Vec<Gap> {
     let gap =
         |wall| Gap { wall, sentence: "the kernel did not enforce all of the Landlock ruleset".to_owned() };
     vec![gap(Wall::Exec), gap(Wall::File), gap(Wall::Network)]
+}
+
+/// All rights to write but `Truncate`. Were it handled, the kernel would look for it at each open, of reading too, and walk
+/// up to the root, where no rule grants it: 1.2 µs of an nginx's 22 µs for a request. What is not granted is mounted
+/// read-only, which refuses truncation too; kernels before 6.2 have no such right anyway.
+fn write_rights(abi: ABI) -> BitFlags<AccessFs> {
+    AccessFs::from_write(abi) & !AccessFs::Truncate
 }
 
 fn restricts_network(landlock: &LandlockPlan) -> bool {

@@ -7,6 +7,7 @@ use oci_spec::runtime::Mount;
 use profiles::Plan;
 use profiles::intent::AbsPath;
 
+use crate::floor;
 use crate::header::{self, Kind};
 use crate::paths::is_beneath;
 
@@ -19,6 +20,9 @@ const KERNEL_TYPES: [&str; 6] = ["proc", "sysfs", "cgroup", "cgroup2", "devpts",
 /// Where Kubernetes reads a container's last words from.
 const TERMINATION_LOG: &str = "/dev/termination-log";
 
+/// POSIX shared memory, a pod's containers' own or shared.
+const SHARED_MEMORY: &str = "/dev/shm";
+
 /// Takes from every mount what nobody declared: executing, and if it is writable set-user-id and devices. A single file
 /// that is a library, mounted read-only, stays executable: that is how a node brings the libraries of its devices.
 pub(super) fn narrow(mounts: &mut [Mount], plan: &Plan) {
@@ -29,6 +33,12 @@ pub(super) fn narrow(mounts: &mut [Mount], plan: &Plan) {
         }
         if is_bind(mount) && NAME_FILES.iter().any(|file| destination == Path::new(file)) {
             set(mount, "ro", &["rw"]);
+        }
+        if is_kept_from_writing(mount, plan) {
+            set(mount, "ro", &["rw"]);
+            if has(mount, "rbind") {
+                set(mount, "rro", &[]);
+            }
         }
         let read_only = is_read_only(mount);
         if read_only && plan.programs.is_none() {
@@ -75,9 +85,23 @@ fn programs(plan: &Plan) -> impl Iterator<Item = &Path> {
 /// Whether the deployer mounted something here to be written.
 pub(super) fn is_writable_volume(mount: &Mount) -> bool {
     let path = mount.destination();
-    let of_the_runtime = NAME_FILES.iter().any(|file| path == Path::new(file))
-        || ["/dev", "/proc", "/sys"].iter().any(|folder| is_beneath(path, Path::new(folder)));
+    let of_the_runtime =
+        NAME_FILES.iter().any(|file| path == Path::new(file)) || is_in_folder_of_the_kernel(path);
     is_bind(mount) && !is_read_only(mount) && (!of_the_runtime || path == Path::new(TERMINATION_LOG))
+}
+
+fn is_in_folder_of_the_kernel(path: &Path) -> bool {
+    ["/dev", "/proc", "/sys"].iter().any(|folder| is_beneath(path, Path::new(folder)))
+}
+
+/// Whether it holds files, perhaps of the pod's other containers in /dev/shm, and Landlock grants no writing there: it has
+/// nothing to say of modes, owners and times, and is not asked of truncation (see [`crate::enforce`]).
+fn is_kept_from_writing(mount: &Mount, plan: &Plan) -> bool {
+    let (Some(write), path) = (&plan.write, mount.destination().as_path()) else { return false };
+    let shared_memory = is_tmpfs(mount) && path == Path::new(SHARED_MEMORY);
+    let holds_files = shared_memory || is_bind(mount) && is_in_folder_of_the_kernel(path);
+    let granted = |place: &str| is_beneath(Path::new(place), path) || is_beneath(path, Path::new(place));
+    holds_files && !write.iter().any(|place| granted(place.as_str())) && !floor::paths(plan).any(granted)
 }
 
 /// Folders that the kubelet fills itself, beneath a pod's own: nobody makes a socket there.
@@ -92,7 +116,7 @@ const KUBELET_FILLS: [&str; 4] = [
 /// its containers' alone.
 pub(super) fn may_hold_sockets(mount: &Mount) -> bool {
     let Some(source) = mount.source().as_ref().filter(|_| is_bind(mount)) else { return false };
-    let of_the_pod = mount.destination() == Path::new("/dev/shm") && source != Path::new("/dev/shm");
+    let of_the_pod = mount.destination() == Path::new(SHARED_MEMORY) && source != Path::new(SHARED_MEMORY);
     let of_the_kubelet =
         is_read_only(mount) && source.iter().any(|part| KUBELET_FILLS.iter().any(|folder| part == *folder));
     !of_the_pod && !of_the_kubelet && !source.is_file()

@@ -1,11 +1,13 @@
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::{fs, iter};
 
 use oci_spec::runtime::Mount;
+use profiles::plan::{Action, SeccompPlan};
 use profiles::profile::Bounds;
 
 use super::*;
+use crate::facts::NATIVE;
 use crate::testing::{PIE, SONAME, abs, bare_plan, elf};
 
 /// A spec as containerd writes it for a pod's container, shortened.
@@ -157,6 +159,33 @@ fn mounts_lose_exec_but_for_a_volume_with_a_declared_program_and_writable_ones_m
     assert!(has_all(&dev, &["noexec", "nosuid"]) && !has_all(&dev, &["nodev"]), "{dev:?}");
     let hosts = options(&spec, "/etc/hosts");
     assert!(has_all(&hosts, &["ro", "noexec"]) && !has_all(&hosts, &["rw"]), "{hosts:?}");
+}
+
+#[test]
+fn what_the_kernel_s_folders_hold_is_read_only_unless_it_is_granted() {
+    let places = [
+        ("/dev/shm", "tmpfs"),
+        ("/dev/shm", "bind"),
+        ("/dev/data", "bind"),
+        ("/dev/termination-log", "bind"),
+    ];
+    let read_only = |write: &[&str], ipc: bool| {
+        let mut plan = plan(write);
+        // What has no filter may do what needs `ipc`.
+        let (calls, unknown) = (BTreeMap::new(), Action::Errno(38));
+        plan.seccomp = (!ipc).then(|| SeccompPlan { arch: NATIVE, calls, unknown });
+        places.map(|(place, kind)| {
+            let options = ["rbind", "rw"].map(str::to_owned).to_vec();
+            let options = if kind == "bind" { options } else { Vec::new() };
+            let mut mounts = [mounts::mount(Path::new(place), kind, "/x".into(), options)];
+            mounts::narrow(&mut mounts, &plan);
+            mounts::is_read_only(&mounts[0])
+        })
+    };
+    assert_eq!(read_only(&[], false), [true, true, true, false]);
+    assert_eq!(read_only(&[], true), [false, false, true, false]);
+    assert_eq!(read_only(&["/dev/shm/mine"], false), [false, false, true, false]);
+    assert_eq!(read_only(&["/dev"], false), [false; 4]);
 }
 
 #[test]

@@ -320,12 +320,13 @@ fn covers(word: &str, missing: &str) -> bool {
 
 type Test = fn(&Node) -> Result<()>;
 
-const OTHERS: [(&str, Test); 13] = [
+const OTHERS: [(&str, Test); 14] = [
     ("the walls stand in /proc/PID/status of init", status_of_init),
     ("the walls stand in /proc/self/status of an exec", status_of_exec),
     ("a program that looks at once finds every wall standing", looks_at_once),
     ("only the declared capabilities are left", capabilities),
     ("what no label of the image allows is refused to init and exec", never),
+    ("what the pod's other containers keep in /dev/shm is not changed without `ipc`", others_shared_memory),
     ("the declared port, folder and program work", declared),
     ("the loader does not run a program that was not declared", loader),
     ("networks, both protocols and name servers count for init and exec", sockets::networks),
@@ -414,6 +415,33 @@ fn run_image(node: &Node, image: &Image, id: &str, arguments: &[&str]) -> Result
     let output =
         node.start_container(Runtime::Keep, &["--rm"], "keep.test/special:1", id, arguments)?.success()?;
     Ok(output.stdout)
+}
+
+fn others_shared_memory(node: &Node) -> Result<()> {
+    let folder = node.folder.join("state/shared-memory");
+    std::fs::create_dir(&folder).context("cannot make the folder")?;
+    let theirs = folder.join("theirs");
+    let mount = format!("type=bind,src={},dst=/dev/shm,options=rbind:rw", folder.display());
+    let moves = ["truncate", "chmod", "write", "remove"].map(|what| format!("{what}:/dev/shm/theirs"));
+    let run = |image: &str, id: &str| {
+        std::fs::write(&theirs, "theirs").context("cannot write the file")?;
+        let words: Vec<&str> =
+            ["/bin/keep-probe", "many"].into_iter().chain(moves.iter().map(String::as_str)).collect();
+        let flags = ["--rm", "--mount", &mount];
+        node.start_container(Runtime::Keep, &flags, image, id, &words)?.success()
+    };
+    let said = run("keep.test/declared:1", "shared-memory")?;
+    for line in said.stdout.lines() {
+        let (what, outcome) = line.rsplit_once(": ").with_context(|| format!("{said}"))?;
+        ensure_refused(outcome, DENIED_FILE, what)?;
+    }
+    ensure!(said.stdout.lines().count() == moves.len(), "{said}");
+    ensure!(std::fs::read(&theirs).is_ok_and(|text| text == b"theirs"), "it was changed");
+    node.import(&images::declared_probe()?.label("dev.keep.needs", "ipc"), "keep.test/special:1")?;
+    let said = run("keep.test/special:1", "shared-memory-ipc")?;
+    ensure!(said.stdout.lines().filter(|line| line.ends_with(": ok")).count() == moves.len(), "{said}");
+    ensure!(!theirs.exists(), "it was not removed");
+    Ok(())
 }
 
 fn capabilities(node: &Node) -> Result<()> {

@@ -34,7 +34,7 @@ const SERVERS: [Server; 3] = [
         data: ("/var/cache/nginx", 33),
         ready: |clients| clients.node.run("curl", &["-sf", NGINX]).ok()?.status.success().then_some(()),
         load: |clients| {
-            let said = clients.bench("usr/bin/wrk", &["-t", "1", "-c", "16", "-d", "4", NGINX])?;
+            let said = clients.bench("usr/bin/wrk", &["-t", "1", "-c", "16", "-d", "2", NGINX])?;
             let line = said.lines().find_map(|line| line.trim().strip_prefix("Requests/sec:"));
             number(line, &said)
         },
@@ -46,7 +46,7 @@ const SERVERS: [Server; 3] = [
             (clients.cookbook("usr/bin/redis-cli", &["ping"]).ok()?.trim() == "PONG").then_some(())
         },
         load: |clients| {
-            let words = ["-q", "-c", "16", "-n", "200000", "-t", "set", "--csv"];
+            let words = ["-q", "-c", "16", "-n", "150000", "-t", "set", "--csv"];
             let said = clients.cookbook("usr/bin/redis-benchmark", &words)?;
             let line = said.lines().find_map(|line| line.strip_prefix("\"SET\",\""));
             number(line.and_then(|line| line.split('"').next()), &said)
@@ -57,7 +57,7 @@ const SERVERS: [Server; 3] = [
         data: ("/var/lib/postgresql", 102),
         ready: |clients| clients.pgbench(&["-i", "-q", "-s", "2"]).ok().map(drop),
         load: |clients| {
-            let said = clients.pgbench(&["-n", "-c", "4", "-T", "4", "-S"])?;
+            let said = clients.pgbench(&["-n", "-c", "4", "-T", "2", "-S"])?;
             let line = said.lines().find_map(|line| line.strip_prefix("tps = "));
             number(line.and_then(|line| line.split(' ').next()), &said)
         },

@@ -111,6 +111,7 @@ fn attempt(name: &str, argument: &str) -> Option<io::Result<()>> {
         }
         "create" => OpenOptions::new().create_new(true).write(true).open(argument).map(drop),
         "remove" => std::fs::remove_file(argument),
+        "truncate" => nix::unistd::truncate(argument, 0).map_err(io::Error::from),
         "mkdir" => std::fs::create_dir(argument),
         "chmod" => {
             std::fs::metadata(argument).and_then(|m| std::fs::set_permissions(argument, m.permissions()))
