@@ -1,5 +1,7 @@
 //! What can be learnt of a process whose call waits. All of it is the process's own word: bounded, never trusted.
 
+use std::borrow::Cow;
+use std::cell::OnceCell;
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, IoSliceMut, Read};
@@ -26,12 +28,21 @@ const PAGE: u64 = 4096;
 
 /// A thread whose call waits.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Caller(Pid);
+pub(crate) struct Caller<'a> {
+    thread: Pid,
+    /// Where the root of every caller is, once it is known, if all have the same.
+    one_root: Option<&'a OnceCell<PathBuf>>,
+}
 
-impl Caller {
+impl<'a> Caller<'a> {
     /// `thread` as the notification names it, in the observer's pid namespace.
     pub(crate) fn new(thread: u32) -> Self {
-        Self(Pid::from_raw(thread.cast_signed()))
+        Self { thread: Pid::from_raw(thread.cast_signed()), one_root: None }
+    }
+
+    /// The same where no caller can have another root than the first had: looking it up is half of what a relative path costs.
+    pub(super) fn with_one_root(self, root: Option<&'a OnceCell<PathBuf>>) -> Self {
+        Self { one_root: root, ..self }
     }
 
     /// The string at `address`, without its NUL; `None` where there is none or it is too long for a path.
@@ -57,7 +68,7 @@ impl Caller {
     pub(super) fn bytes(self, address: u64, length: usize) -> Option<Vec<u8>> {
         let mut buffer = vec![0; length];
         let remote = [RemoteIoVec { base: usize::try_from(address).ok()?, len: length }];
-        let read = process_vm_readv(self.0, &mut [IoSliceMut::new(&mut buffer)], &remote).ok()?;
+        let read = process_vm_readv(self.thread, &mut [IoSliceMut::new(&mut buffer)], &remote).ok()?;
         (read == length).then_some(buffer)
     }
 
@@ -88,8 +99,8 @@ impl Caller {
     /// A duplicate of the caller's descriptor `fd`.
     pub(super) fn take(self, fd: RawFd) -> io::Result<OwnedFd> {
         // Only the first thread of a process has a handle, and most callers are that one.
-        let handle = descriptors::pidfd_open(self.0).or_else(|_| {
-            let process = self.status("Tgid:").unwrap_or(self.0.as_raw());
+        let handle = descriptors::pidfd_open(self.thread).or_else(|_| {
+            let process = self.status("Tgid:").unwrap_or(self.thread.as_raw());
             descriptors::pidfd_open(Pid::from_raw(process))
         })?;
         descriptors::pidfd_getfd(handle.as_fd(), fd)
@@ -102,7 +113,7 @@ impl Caller {
 
     /// Its parent; none where that is outside of this process's pid namespace, or the caller is gone.
     pub(crate) fn parent(self) -> Option<Self> {
-        self.status("PPid:").filter(|pid| *pid > 0).map(|pid| Self(Pid::from_raw(pid)))
+        self.status("PPid:").filter(|pid| *pid > 0).map(|pid| Self { thread: Pid::from_raw(pid), ..self })
     }
 
     /// Last number on the line of /proc/PID/status that begins with `key`.
@@ -116,15 +127,28 @@ impl Caller {
     /// Where a link of /proc/PID leads, as seen from the caller's root.
     fn link(self, name: &str) -> Option<PathBuf> {
         let target = fs::read_link(self.proc(name)).ok()?;
-        let root = fs::read_link(self.proc("root")).ok()?;
-        let Ok(inside) = target.strip_prefix(&root) else { return Some(target) };
+        let root = self.root_path()?;
+        let Ok(inside) = target.strip_prefix(&*root) else { return Some(target) };
         let mut path = OsString::from("/");
         path.push(inside);
         Some(path.into())
     }
 
+    fn root_path(self) -> Option<Cow<'a, Path>> {
+        let look = || fs::read_link(self.proc("root")).ok();
+        let Some(known) = self.one_root else { return look().map(Cow::Owned) };
+        let root = match known.get() {
+            Some(root) => root,
+            None => {
+                let found = look()?;
+                known.get_or_init(|| found)
+            }
+        };
+        Some(Cow::Borrowed(root))
+    }
+
     fn proc(self, name: &str) -> PathBuf {
-        PathBuf::from(format!("/proc/{}/{name}", self.0))
+        PathBuf::from(format!("/proc/{}/{name}", self.thread))
     }
 }
 

@@ -32,6 +32,8 @@ pub(super) struct Judge<'a> {
     writable: Vec<PathBuf>,
     /// The same, free of symlinks, once the container's root could be looked at.
     real_writable: OnceCell<Vec<PathBuf>>,
+    /// The root of all callers, where none can change its own.
+    one_root: Option<OnceCell<PathBuf>>,
     network: Option<Network>,
     name_servers: OnceCell<Vec<IpAddr>>,
     /// Who called last: floods come from one process. Any execve makes it forgotten.
@@ -81,6 +83,7 @@ impl<'a> Judge<'a> {
             programs,
             writable: declared.chain(volumes.iter().cloned()).chain(floor).collect(),
             real_writable: OnceCell::new(),
+            one_root: keeps_root(plan).then(OnceCell::new),
             network: Network::of(plan),
             name_servers: OnceCell::new(),
             last_caller: RefCell::new(None),
@@ -100,7 +103,7 @@ impl<'a> Judge<'a> {
         call: &Notification,
         listener: BorrowedFd<'_>,
     ) -> (Answer, Finding<Observation>) {
-        let caller = Caller::new(call.pid);
+        let caller = Caller::new(call.pid).with_one_root(self.one_root.as_ref());
         let (answer, finding) = match self.action(call) {
             Action::Refuse(errno) => self.refuse(call, i32::from(errno)),
             _ => self.observe(call, caller, listener),
@@ -136,7 +139,7 @@ impl<'a> Judge<'a> {
     fn observe(
         &self,
         call: &Notification,
-        caller: Caller,
+        caller: Caller<'_>,
         listener: BorrowedFd<'_>,
     ) -> (Answer, Finding<Forbidden>) {
         let Some(kind) = calls::call(call.data.nr) else {
@@ -168,7 +171,7 @@ impl<'a> Judge<'a> {
         (Answer::Continue, finding)
     }
 
-    fn record(&self, forbidden: Forbidden, call: &Notification, caller: Caller) -> Observation {
+    fn record(&self, forbidden: Forbidden, call: &Notification, caller: Caller<'_>) -> Observation {
         let errno = forbidden.errno.filter(|_| self.plan.mode == Mode::Enforce);
         let who = self.identity(call.pid, caller);
         Observation {
@@ -182,7 +185,7 @@ impl<'a> Judge<'a> {
         }
     }
 
-    fn identity(&self, thread: u32, caller: Caller) -> Identity {
+    fn identity(&self, thread: u32, caller: Caller<'_>) -> Identity {
         let mut last = self.last_caller.borrow_mut();
         match &*last {
             Some(known) if known.thread == thread => known.clone(),
@@ -206,4 +209,14 @@ impl<'a> Judge<'a> {
         });
         self.is_plainly_writable(path) || real.iter().any(|folder| is_beneath(path, folder))
     }
+}
+
+/// Whether `plan` lets no process have another root than the container's.
+fn keeps_root(plan: &Plan) -> bool {
+    let Some(seccomp) = plan.seccomp.as_ref().filter(|_| plan.mode == Mode::Enforce) else { return false };
+    let stops = |action| matches!(action, Action::Errno(_) | Action::Refuse(_) | Action::Kill | Action::Trap);
+    [libc::SYS_chroot, libc::SYS_pivot_root, libc::SYS_setns].into_iter().all(|call| {
+        let rules = u32::try_from(call).ok().and_then(|number| seccomp.calls.get(&number));
+        stops(seccomp.unknown) && rules.is_none_or(|rules| rules.iter().all(|rule| stops(rule.action)))
+    })
 }

@@ -44,7 +44,7 @@ impl Judge<'_> {
         &self,
         at: At,
         arguments: &[u64; 6],
-        caller: Caller,
+        caller: Caller<'_>,
     ) -> Result<Option<String>, Forbidden> {
         if self.plan.programs.is_none() {
             return Ok(None);
@@ -70,7 +70,7 @@ impl Judge<'_> {
         }
     }
 
-    pub(super) fn write(&self, call: Call, arguments: &[u64; 6], caller: Caller) -> Option<Forbidden> {
+    pub(super) fn write(&self, call: Call, arguments: &[u64; 6], caller: Caller<'_>) -> Option<Forbidden> {
         self.plan.write.as_ref()?;
         let judge = |at, last| self.path(at, last, arguments, caller);
         match call {
@@ -104,12 +104,12 @@ impl Judge<'_> {
     }
 
     /// A call that makes `path` appear, as bind(2) does.
-    pub(super) fn make(&self, path: &Path, caller: Caller) -> Option<Forbidden> {
+    pub(super) fn make(&self, path: &Path, caller: Caller<'_>) -> Option<Forbidden> {
         self.plan.write.as_ref()?;
         self.resolved(path, Last::Absent, caller)
     }
 
-    fn path(&self, at: At, last: Last, arguments: &[u64; 6], caller: Caller) -> Option<Forbidden> {
+    fn path(&self, at: At, last: Last, arguments: &[u64; 6], caller: Caller<'_>) -> Option<Forbidden> {
         match meant(at, arguments, caller) {
             Meant::Path(path)
                 if self.is_plainly_writable(&path) && caller::is_plain(caller::bytes(&path)) =>
@@ -122,7 +122,7 @@ impl Judge<'_> {
     }
 
     /// Sorts out what /proc and the standard descriptors' names are before looking at files.
-    fn special(&self, path: &Path, last: Last, caller: Caller) -> Option<Forbidden> {
+    fn special(&self, path: &Path, last: Last, caller: Caller<'_>) -> Option<Forbidden> {
         if let Some(fd) = own_descriptor(path) {
             return self.open_file(fd, caller);
         }
@@ -140,7 +140,7 @@ impl Judge<'_> {
     }
 
     /// A file that the caller has open already, by whatever name.
-    fn open_file(&self, fd: RawFd, caller: Caller) -> Option<Forbidden> {
+    fn open_file(&self, fd: RawFd, caller: Caller<'_>) -> Option<Forbidden> {
         let kind = caller.descriptor(fd)?.st_mode & SFlag::S_IFMT.bits();
         if kind != SFlag::S_IFREG.bits() && kind != SFlag::S_IFDIR.bits() {
             return None;
@@ -150,7 +150,7 @@ impl Judge<'_> {
         if self.is_plainly_writable(&path) { None } else { self.resolved(&path, Last::Followed, caller) }
     }
 
-    fn resolved(&self, path: &Path, last: Last, caller: Caller) -> Option<Forbidden> {
+    fn resolved(&self, path: &Path, last: Last, caller: Caller<'_>) -> Option<Forbidden> {
         let root = caller.root().ok()?;
         let (found, name) = locate(&root, path, last)?;
         let mut real = PathBuf::from(root.path_of(&found.fd)?.as_str());
@@ -193,7 +193,7 @@ fn locate<'a>(root: &Root, path: &'a Path, last: Last) -> Option<(Found, Option<
 }
 
 /// What an open needs to be there; `None` where it has no intent to write, or fails by itself.
-fn opened(flags: OpenFlags, arguments: &[u64; 6], caller: Caller) -> Option<Last> {
+fn opened(flags: OpenFlags, arguments: &[u64; 6], caller: Caller<'_>) -> Option<Last> {
     let flags = match flags {
         OpenFlags::Argument(index) => arguments[index] as u32 as i32,
         OpenFlags::Behind(index) => {
@@ -216,13 +216,13 @@ fn opened(flags: OpenFlags, arguments: &[u64; 6], caller: Caller) -> Option<Last
     }
 }
 
-fn exists(at: At, arguments: &[u64; 6], caller: Caller) -> bool {
+fn exists(at: At, arguments: &[u64; 6], caller: Caller<'_>) -> bool {
     let Meant::Path(path) = meant(at, arguments, caller) else { return false };
     caller.root().is_ok_and(|root| root.look_at_link(&path).is_ok())
 }
 
 /// The path that a call means: as it stands, or seen from its directory.
-fn meant(at: At, arguments: &[u64; 6], caller: Caller) -> Meant {
+fn meant(at: At, arguments: &[u64; 6], caller: Caller<'_>) -> Meant {
     // utimensat(2) without a path concerns the descriptor itself, as an empty path does.
     let text = if arguments[at.path] == 0 { Some(Vec::new()) } else { caller.text(arguments[at.path]) };
     let Some(text) = text else { return Meant::Nothing };

@@ -25,7 +25,7 @@ use crate::sys::seccomp::{Answer, Notification};
 const UNIX: &str = "unix:";
 
 impl Judge<'_> {
-    pub(super) fn bind(&self, arguments: &[u64; 6], caller: Caller) -> Option<Forbidden> {
+    pub(super) fn bind(&self, arguments: &[u64; 6], caller: Caller<'_>) -> Option<Forbidden> {
         match address(arguments, caller)? {
             Address::Inet(address) => {
                 let network = self.network.as_ref()?;
@@ -40,7 +40,7 @@ impl Judge<'_> {
         }
     }
 
-    pub(super) fn connect(&self, arguments: &[u64; 6], caller: Caller) -> (Answer, Option<Forbidden>) {
+    pub(super) fn connect(&self, arguments: &[u64; 6], caller: Caller<'_>) -> (Answer, Option<Forbidden>) {
         let forbidden = self.network.as_ref().zip(address(arguments, caller));
         let forbidden = forbidden.and_then(|(network, address)| match address {
             // The programs of the network wall tell what they refuse.
@@ -63,7 +63,7 @@ impl Judge<'_> {
 
     /// A socket outside the container's own write folders. Who rewrites the path between this look and the kernel's gets by:
     /// docs/escapes.md.
-    fn connect_unix(&self, network: &Network, path: &Path, caller: Caller) -> Option<Forbidden> {
+    fn connect_unix(&self, network: &Network, path: &Path, caller: Caller<'_>) -> Option<Forbidden> {
         let cwd = caller.directory(libc::AT_FDCWD)?;
         let root = caller.root().ok()?;
         let found = root.look(caller::join(&cwd, caller::bytes(path))).ok()?;
@@ -83,7 +83,7 @@ impl Judge<'_> {
     pub(super) fn listen(
         &self,
         call: &Notification,
-        caller: Caller,
+        caller: Caller<'_>,
         listener: BorrowedFd<'_>,
     ) -> (Answer, Option<Forbidden>) {
         let Some(network) = &self.network else { return (Answer::Continue, None) };
@@ -113,7 +113,7 @@ impl Judge<'_> {
         }
     }
 
-    fn name_servers(&self, caller: Caller) -> &[IpAddr] {
+    fn name_servers(&self, caller: Caller<'_>) -> &[IpAddr] {
         // One that cannot be read grants nothing.
         let read = || caller.root().and_then(|root| servers_in(&root)).unwrap_or_default();
         self.name_servers.get_or_init(read)
@@ -145,7 +145,7 @@ fn inet_address(socket: &OwnedFd) -> Option<SocketAddr> {
     }
 }
 
-fn address(arguments: &[u64; 6], caller: Caller) -> Option<Address> {
+fn address(arguments: &[u64; 6], caller: Caller<'_>) -> Option<Address> {
     let length = usize::try_from(arguments[2]).ok()?.min(LONGEST_ADDRESS);
     Some(Address::parse(&caller.bytes(arguments[1], length)?))
 }
