@@ -19,7 +19,7 @@ mod floor;
 pub mod handover;
 mod header;
 pub mod idmap;
-mod mountinfo;
+pub mod mountinfo;
 pub mod network;
 pub mod observe;
 mod paths;

@@ -68,9 +68,8 @@ pub(crate) fn create(creation: Creation) -> Result<i32, Failure> {
     let mut spec = Spec::load(creation.bundle.join("config.json"))
         .map_err(|err| Failure::from_error(Kind::Invalid, &err))?;
     let identity = Identity::from_spec(creation.namespace.as_str(), &creation.id, &spec);
-    let decision = Decision::make(&identity, &creation.containerd, &creation.config, &spec)?;
+    let decision = Decision::make(&identity, &creation, &spec)?;
     let chain = decision.chain.clone();
-    creation.check_rootfs(&decision)?;
     let rootfs = creation.rootfs(&spec);
     let walls = decision.walls(&mut spec, &rootfs, identity)?;
     creation.check_init(&walls, &spec)?;
@@ -97,17 +96,9 @@ impl Creation {
         self.mounts.iter().try_for_each(|mount| mount.mount(&self.mount_point(), &self.folders.bundle()))
     }
 
-    /// An image's labels speak for the snapshot that containerd mounts, and for no other folder.
-    fn check_rootfs(&self, decision: &Decision) -> Result<(), Failure> {
-        if decision.chain.is_some() && self.mounts.is_empty() {
-            let because = format!(
-                "the container names image {}, and containerd mounts no snapshot of it as its root filesystem; labels of an image \
-                 do not speak for other files",
-                decision.image.name
-            );
-            return Err(Failure::new(Kind::Precondition, because));
-        }
-        Ok(())
+    /// The root filesystem where containerd has nothing mounted for it: what the container's client mounted.
+    fn mounted_by_client(&self, spec: &Spec) -> Option<PathBuf> {
+        self.mounts.is_empty().then(|| self.rootfs(spec))
     }
 
     /// The container's own program must be one that was declared: found out here, where containerd can be told.
@@ -202,11 +193,15 @@ struct Decision {
 }
 
 impl Decision {
-    fn make(identity: &Identity, containerd: &str, config: &Config, spec: &Spec) -> Result<Self, Failure> {
+    fn make(identity: &Identity, creation: &Creation, spec: &Spec) -> Result<Self, Failure> {
+        let config = &creation.config;
         let image = match identity.role {
             Role::PodSandbox => Image { entrypoint: first_argument(spec), ..Image::default() },
-            Role::Workload => image::look_up(containerd, &identity.namespace, &identity.id)
-                .map_err(|err| Failure::from_error(Kind::Precondition, &err))?,
+            Role::Workload => {
+                let mounted = creation.mounted_by_client(spec);
+                image::look_up(&creation.containerd, &identity.namespace, &identity.id, mounted.as_deref())
+                    .map_err(|err| Failure::from_error(Kind::Precondition, &err))?
+            }
         };
         let recorded = recorded_image(identity, &image);
         let context = Context {

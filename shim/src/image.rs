@@ -1,17 +1,17 @@
 //! What an image declares: its config, found in containerd's content store by digest, and proven to belong to the
 //! root filesystem that the container was given.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use containerd_client::services::v1::containers_client::ContainersClient;
 use containerd_client::services::v1::content_client::ContentClient;
 use containerd_client::services::v1::images_client::ImagesClient;
-use containerd_client::services::v1::snapshots::StatSnapshotRequest;
 use containerd_client::services::v1::snapshots::snapshots_client::SnapshotsClient;
+use containerd_client::services::v1::snapshots::{Info, MountsRequest, StatSnapshotRequest};
 use containerd_client::services::v1::{Container, GetContainerRequest, GetImageRequest, ReadContentRequest};
 use containerd_client::tonic::transport::Channel;
-use containerd_client::tonic::{Request, Status};
+use containerd_client::tonic::{Code, Request, Status};
 use containerd_client::with_namespace;
 use oci_spec::image::{Descriptor, ImageConfiguration, ImageIndex, ImageManifest, MediaType};
 use sha2::{Digest, Sha256};
@@ -30,7 +30,7 @@ pub(crate) struct Image {
     pub(crate) name: String,
     /// Digest that the reference points to.
     pub(crate) digest: String,
-    /// Chain id of its layers, on which the container's snapshot stands; none for a container without an image.
+    /// Chain id of its layers, which are those of the container's root filesystem; none for a container without an image.
     pub(crate) chain: Option<String>,
     /// Labels of its config.
     pub(crate) labels: std::collections::BTreeMap<String, String>,
@@ -76,22 +76,39 @@ pub(crate) enum ImageError {
         "the container names image {image} but has no snapshot, so its labels cannot be tied to its files"
     )]
     NoSnapshot { image: String },
+    /// The container's client mounted something else than its snapshot.
+    #[error(
+        "the container names image {image}, and what is mounted at {} is not its snapshot {snapshot}; labels of an image do \
+         not speak for other files",
+        .rootfs.display()
+    )]
+    WrongMount { image: String, snapshot: String, rootfs: PathBuf },
+    /// What is mounted as the root filesystem cannot be told.
+    #[error("cannot tell what is mounted at {}", .rootfs.display())]
+    Mounted { rootfs: PathBuf, source: std::io::Error },
 }
 
 /// Looks up the image of container `id`. Blocks; runs on a thread of its own, so that a child forked from an
-/// asynchronous process can call it. A container without an image gives an empty [`Image`].
+/// asynchronous process can call it. A container without an image gives an empty [`Image`]. `mounted` is the root filesystem where
+/// containerd is not asked to mount it: the container's client did.
 ///
 /// # Errors
 /// When containerd cannot be asked, or the config does not belong to the container's root filesystem.
-pub(crate) fn look_up(address: &str, namespace: &str, id: &str) -> Result<Image, ImageError> {
+pub(crate) fn look_up(
+    address: &str,
+    namespace: &str,
+    id: &str,
+    mounted: Option<&Path>,
+) -> Result<Image, ImageError> {
     let (address, namespace, id) = (address.to_owned(), namespace.to_owned(), id.to_owned());
+    let mounted = mounted.map(Path::to_owned);
     let asked = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(ImageError::Runtime)?;
         runtime.block_on(async {
-            tokio::time::timeout(DEADLINE, ask(&address, &namespace, &id))
+            tokio::time::timeout(DEADLINE, ask(&address, &namespace, &id, mounted.as_deref()))
                 .await
                 .unwrap_or(Err(ImageError::Deadline))
         })
@@ -99,7 +116,7 @@ pub(crate) fn look_up(address: &str, namespace: &str, id: &str) -> Result<Image,
     asked.join().map_err(|_| ImageError::Thread)?
 }
 
-async fn ask(address: &str, namespace: &str, id: &str) -> Result<Image, ImageError> {
+async fn ask(address: &str, namespace: &str, id: &str, mounted: Option<&Path>) -> Result<Image, ImageError> {
     let channel = containerd_client::connect(Path::new(address))
         .await
         .map_err(|source| ImageError::Connect { address: address.to_owned(), source })?;
@@ -109,13 +126,16 @@ async fn ask(address: &str, namespace: &str, id: &str) -> Result<Image, ImageErr
         return Ok(Image::default());
     }
     let target = store.image(&container.image).await?;
-    if container.snapshot_key.is_empty() {
+    let Some(snapshot) = Snapshot::of(&container, mounted) else {
         return Err(ImageError::NoSnapshot { image: container.image });
+    };
+    let parent = store.layers(&snapshot, &container).await?;
+    if let Some(rootfs) = mounted {
+        store.check_mount(&snapshot, rootfs, &container).await?;
     }
-    let parent = store.parent(&container.snapshotter, &container.snapshot_key).await?;
     let config = store.config_with_chain(&target, &parent).await?.ok_or_else(|| ImageError::WrongRootfs {
         image: container.image.clone(),
-        snapshot: container.snapshot_key.clone(),
+        snapshot: snapshot.key.clone(),
         parent: parent.clone(),
     })?;
     let inner = config.config().as_ref();
@@ -129,6 +149,32 @@ async fn ask(address: &str, namespace: &str, id: &str) -> Result<Image, ImageErr
         labels: inner.and_then(|c| c.labels().clone()).unwrap_or_default().into_iter().collect(),
         entrypoint: inner.and_then(|c| first(c.entrypoint().as_ref()).or_else(|| first(c.cmd().as_ref()))),
     })
+}
+
+/// A container's own snapshot.
+struct Snapshot {
+    snapshotter: String,
+    key: String,
+}
+
+impl Snapshot {
+    /// As the container's record has it, or else as Docker has it, which leaves it out of the record: of the container's id, and
+    /// mounted at `rootfs/SNAPSHOTTER/ID`.
+    fn of(container: &Container, mounted: Option<&Path>) -> Option<Self> {
+        if !container.snapshot_key.is_empty() {
+            let (snapshotter, key) = (container.snapshotter.clone(), container.snapshot_key.clone());
+            return Some(Self { snapshotter, key });
+        }
+        let rootfs =
+            mounted.filter(|rootfs| rootfs.file_name().is_some_and(|name| name == container.id.as_str()))?;
+        let snapshotter = rootfs.parent()?.file_name()?.to_str()?.to_owned();
+        Some(Self { snapshotter, key: container.id.clone() })
+    }
+
+    /// Docker's own layer beneath it, in which it makes what it mounts over: `/etc/hosts`, `/dev/console` and the like.
+    fn init_layer(&self) -> String {
+        format!("{}-init", self.key)
+    }
 }
 
 /// Digest and media type of what an image reference points to.
@@ -159,14 +205,55 @@ impl Store {
         Ok(Target(target.digest, target.media_type))
     }
 
-    /// The parent of the container's snapshot: the chain id of the layers beneath it.
-    async fn parent(&self, snapshotter: &str, key: &str) -> Result<String, ImageError> {
+    /// The chain id of the layers beneath the container's snapshot.
+    async fn layers(&self, snapshot: &Snapshot, container: &Container) -> Result<String, ImageError> {
+        let Some(own) = self.snapshot(&snapshot.snapshotter, &snapshot.key).await? else {
+            return Err(ImageError::NoSnapshot { image: container.image.clone() });
+        };
+        if own.parent != snapshot.init_layer() {
+            return Ok(own.parent);
+        }
+        let init = self.snapshot(&snapshot.snapshotter, &own.parent).await?;
+        Ok(init.map(|info| info.parent).unwrap_or_default())
+    }
+
+    async fn snapshot(&self, snapshotter: &str, key: &str) -> Result<Option<Info>, ImageError> {
         let request = StatSnapshotRequest { snapshotter: snapshotter.to_owned(), key: key.to_owned() };
+        let mut snapshots = SnapshotsClient::new(self.channel.clone());
+        match snapshots.stat(with_namespace!(request, self.namespace)).await {
+            Ok(answer) => Ok(answer.into_inner().info),
+            Err(status) if status.code() == Code::NotFound => Ok(None),
+            Err(status) => Err(refused(format!("look at snapshot {key}"), status)),
+        }
+    }
+
+    /// That what the container's client mounted at `rootfs` is its snapshot: the overlay that writes to the snapshot's own layer.
+    async fn check_mount(
+        &self,
+        snapshot: &Snapshot,
+        rootfs: &Path,
+        container: &Container,
+    ) -> Result<(), ImageError> {
+        let Snapshot { snapshotter, key } = snapshot;
+        let request = MountsRequest { snapshotter: snapshotter.clone(), key: key.clone() };
         let answer = SnapshotsClient::new(self.channel.clone())
-            .stat(with_namespace!(request, self.namespace))
+            .mounts(with_namespace!(request, self.namespace))
             .await
-            .map_err(|status| refused(format!("look at snapshot {key}"), status))?;
-        Ok(answer.into_inner().info.map(|info| info.parent).unwrap_or_default())
+            .map_err(|status| refused(format!("ask for the mounts of snapshot {key}"), status))?;
+        let mounts = answer.into_inner().mounts;
+        let mut options =
+            mounts.iter().filter(|mount| mount.r#type == "overlay").flat_map(|mount| &mount.options);
+        let own = options.find_map(|option| option.strip_prefix("upperdir="));
+        let mounted = sandbox::mountinfo::upper_layer(rootfs)
+            .map_err(|source| ImageError::Mounted { rootfs: rootfs.to_owned(), source })?;
+        match (own, mounted) {
+            (Some(own), Some(mounted)) if Path::new(own) == mounted => Ok(()),
+            _ => Err(ImageError::WrongMount {
+                image: container.image.clone(),
+                snapshot: key.clone(),
+                rootfs: rootfs.to_owned(),
+            }),
+        }
     }
 
     /// The config whose layers are those of the snapshot's parent, among the target's manifests.

@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use containerd_client::services::v1::container::Runtime;
 use containerd_client::services::v1::containers_client::ContainersClient;
 use containerd_client::services::v1::snapshots::MountsRequest;
 use containerd_client::services::v1::snapshots::snapshots_client::SnapshotsClient;
@@ -315,11 +314,30 @@ impl Client {
     /// # Errors
     /// When there is no such container, or containerd refuses.
     pub fn set_options(&self, id: &str, options: Any) -> Answer<()> {
+        self.make_anew(id, |container| {
+            if let Some(runtime) = &mut container.runtime {
+                runtime.options = Some(options);
+            }
+        })
+    }
+
+    /// Takes the snapshot out of a container's record, which keeps its image, as Docker leaves it out. Nothing holds the snapshot then.
+    ///
+    /// # Errors
+    /// When there is no such container, or containerd refuses.
+    pub fn forget_snapshot(&self, id: &str) -> Answer<()> {
+        self.make_anew(id, |container| {
+            container.snapshot_key.clear();
+            container.snapshotter.clear();
+        })
+    }
+
+    fn make_anew(&self, id: &str, change: impl FnOnce(&mut Container)) -> Answer<()> {
         let mut container = self.container(id)?;
-        container.runtime = container.runtime.map(|runtime| Runtime { options: Some(options), ..runtime });
         // What no container refers to may be collected at any time: another one holds the snapshot meanwhile.
         let holder = format!("{id}-holder");
         self.make_record(Container { id: holder.clone(), ..container.clone() })?;
+        change(&mut container);
         self.remove_record(id)?;
         self.make_record(container)?;
         self.remove_record(&holder)

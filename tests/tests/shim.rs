@@ -46,6 +46,10 @@ const TESTS: &[(&str, Test)] = &[
     ("labels of the container instead of the image grant nothing", container_labels),
     ("a snapshot of another image does not start", other_snapshot),
     ("an image's labels do not speak for a folder", image_of_folder),
+    (
+        "an image's labels speak for its snapshot where Docker mounts it, and for nothing else there",
+        mounted_by_docker,
+    ),
     ("what was found in an image is kept for it, not for what its container adds", kept_findings),
     ("data_dir of the runtime's configuration moves the records", data_dir),
     ("the digest is that of keep explain, run after run", digests),
@@ -337,6 +341,77 @@ fn image_of_folder(node: &mut Node) -> Result<()> {
     let refused = attempt(Runtime::Keep, "folder-keep")?.err().context("it was created")?;
     ensure!(refused.message().contains("do not speak for other files"), "{refused}");
     Ok(())
+}
+
+/// As Docker makes a container: its record names the image and no snapshot, which has the container's id, stands on a layer of
+/// Docker's own, and is mounted by Docker.
+fn mounted_by_docker(node: &mut Node) -> Result<()> {
+    let client = Client::connect(node)?;
+    let folder = node.folder.join("state/docker/rootfs/overlayfs");
+    let snapshots = |commands: &[&[&str]]| -> Result<()> {
+        commands
+            .iter()
+            .try_for_each(|words| node.ctr(&[&["snapshots"], *words].concat())?.success().map(drop))
+    };
+    let attempt = |id: &str, chain: &str, mounted: Option<&str>| -> Result<Answer<u32>> {
+        node.make_container(
+            Runtime::Keep,
+            &[],
+            DECLARED,
+            id,
+            &["/bin/keep-probe", "many", "exec:/bin/other"],
+        )?;
+        let rootfs = folder.join(id).to_string_lossy().into_owned();
+        client.edit_spec(id, |spec| spec["root"]["path"] = rootfs.as_str().into())?;
+        let (init, making) = (format!("{id}-init"), format!("{id}-init-key"));
+        let made: [&[&str]; 4] =
+            [&["rm", id], &["prepare", &making, chain], &["commit", &init, &making], &["prepare", id, &init]];
+        snapshots(&made)?;
+        client.forget_snapshot(id)?;
+        node.run("mkdir", &["-p", &rootfs])?.success()?;
+        if let Some(snapshot) = mounted {
+            let mount = node.ctr(&["snapshots", "mounts", &rootfs, snapshot])?.success()?;
+            node.run("sh", &["-c", &mount.stdout])?.success()?;
+        }
+        let ended = client
+            .create_on(id, &Streams::default(), Vec::new())
+            .and_then(|_| client.start(id, ""))
+            .and_then(|_| client.wait(id, ""))
+            .and_then(|_| client.delete(id));
+        if mounted.is_some() {
+            node.run("umount", &[&rootfs])?.success()?;
+        }
+        node.remove(id)?;
+        snapshots(&[&["rm", id], &["rm", &init]])?;
+        Ok(ended)
+    };
+    let image = images::declared_probe()?;
+    let declared = image.chain()?;
+    let id = "docker-keep";
+    attempt(id, &declared, Some(id))?.context("its own snapshot does not start")?;
+    let record = node.record(id, "a record", |record| record["wall"] == "exec")?;
+    let explained = under_test::explained_digest(&node.import(&image, DECLARED)?, "keep")?;
+    ensure!(record["profile"] == explained.as_str(), "explained {explained}, recorded {record}");
+
+    let other = images::static_true()?;
+    node.import(&other, "keep.test/other:1")?;
+    let other = other.chain()?;
+    let elsewhere = "docker-elsewhere";
+    snapshots(&[&["prepare", elsewhere, &declared]])?;
+    for (id, chain, mounted, expected) in [
+        (
+            "docker-image",
+            &other,
+            Some("docker-image"),
+            "labels of one image do not speak for the files of another",
+        ),
+        ("docker-mount", &declared, Some(elsewhere), "do not speak for other files"),
+        ("docker-folder", &declared, None, "do not speak for other files"),
+    ] {
+        let refused = attempt(id, chain, mounted)?.err().with_context(|| format!("{id}: it ran"))?;
+        ensure!(refused.message().contains(expected), "{id}: {refused}");
+    }
+    snapshots(&[&["rm", elsewhere]])
 }
 
 /// The first container leaves what is mapped executable in the image, and a damaged note of it is written anew; a program in

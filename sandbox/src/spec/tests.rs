@@ -173,7 +173,7 @@ fn what_the_kernel_s_folders_hold_is_read_only_unless_it_is_granted() {
         let mut plan = plan(write);
         // What has no filter may do what needs `ipc`.
         let (calls, unknown) = (BTreeMap::new(), Action::Errno(38));
-        plan.seccomp = (!ipc).then(|| SeccompPlan { arch: NATIVE, calls, unknown });
+        plan.seccomp = (!ipc).then_some(SeccompPlan { arch: NATIVE, calls, unknown });
         places.map(|(place, kind)| {
             let options = ["rbind", "rw"].map(str::to_owned).to_vec();
             let options = if kind == "bind" { options } else { Vec::new() };
