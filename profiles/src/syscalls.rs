@@ -29,9 +29,10 @@ struct Numbers {
 
 static CALLS: LazyLock<BTreeMap<&'static str, Numbers>> =
     LazyLock::new(|| data::calls(include_str!("../data/calls.tsv")).unwrap_or_default());
-static GENERATED: LazyLock<Sets> = LazyLock::new(|| {
-    data::sets(&[include_str!("../data/groups.txt"), include_str!("../data/rules.txt")]).unwrap_or_default()
-});
+const GROUPS: &str = include_str!("../data/groups.txt");
+
+static GENERATED: LazyLock<Sets> =
+    LazyLock::new(|| data::sets(&[GROUPS, include_str!("../data/rules.txt")]).unwrap_or_default());
 static BASELINE: LazyLock<Sets> =
     LazyLock::new(|| data::sets(&[include_str!("../data/baseline.txt")]).unwrap_or_default());
 static NAMES: LazyLock<[BTreeMap<u32, &'static str>; 2]> = LazyLock::new(|| {
@@ -113,10 +114,8 @@ fn by_number(arch: Arch) -> &'static BTreeMap<u32, &'static str> {
 
 /// Known values of `dev.keep.needs` with what each stands for.
 pub fn needs() -> impl Iterator<Item = (&'static str, &'static str)> {
-    GENERATED.groups.iter().filter_map(|group| match group.kind {
-        Kind::Need => Some((group.name, group.text)),
-        Kind::Base | Kind::Cap => None,
-    })
+    // Without the calls that they allow: whoever reads a policy or labels asks for the names alone.
+    data::needs(GROUPS)
 }
 
 /// What decides which calls a container gets.
@@ -270,9 +269,17 @@ mod tests {
     }
 
     #[test]
+    fn the_needs_are_those_of_the_groups() {
+        let groups = GENERATED.groups.iter().filter(|group| group.kind == Kind::Need);
+        let groups: Vec<_> = groups.map(|group| (group.name, group.text)).collect();
+        assert_eq!(needs().collect::<Vec<_>>(), groups);
+        assert!(groups.len() > 5 && groups.iter().all(|(_, text)| !text.is_empty()));
+    }
+
+    #[test]
     fn all_data_parses_and_every_name_in_it_is_known() {
         assert!(data::calls(include_str!("../data/calls.tsv")).is_ok());
-        let files = [include_str!("../data/groups.txt"), include_str!("../data/rules.txt")];
+        let files = [GROUPS, include_str!("../data/rules.txt")];
         let generated = data::sets(&files).unwrap();
         let baseline = data::sets(&[include_str!("../data/baseline.txt")]).unwrap();
         for sets in [generated, baseline] {

@@ -66,7 +66,7 @@ fn main() {
         Event::Started | Event::Settled | Event::Executes { .. } => {}
     };
     let collecting = std::thread::spawn(move || waitpid(child, None));
-    serve(&taker, &plan, &programs, &[], None, &mut on).unwrap();
+    serve(&taker, plan, &programs, &[], None, &mut on).unwrap();
     match collecting.join().unwrap().unwrap() {
         WaitStatus::Exited(_, code) => std::process::exit(code),
         other => println!("confine: {other:?}"),

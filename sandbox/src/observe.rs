@@ -69,7 +69,8 @@ pub enum ObserveError {
     },
 }
 
-/// Waits for the listener and serves it until all of the container's tasks are gone. `writable` as for
+/// Waits for the listener and serves it until all of the container's tasks are gone. Takes the plan, of which it keeps in memory
+/// what it needs. `writable` as for
 /// [`crate::enforce::Prepared::new`], `denials` what the network wall refuses in the container: one observer reads them
 /// for all of its processes.
 ///
@@ -82,7 +83,7 @@ pub enum ObserveError {
 /// When the listener cannot be taken or fails.
 pub fn serve(
     taker: &Taker,
-    plan: &Plan,
+    plan: Plan,
     programs: &ResolvedPrograms,
     writable: &[PathBuf],
     denials: Option<Denials>,
@@ -103,9 +104,9 @@ pub fn serve(
     {
         return Err(failed("set up")(errno));
     }
+    let watched = plan.sockets.is_some();
     let judge = Judge::new(plan, programs, writable);
     let runtime_executes = judge.sees_execve();
-    let watched = plan.sockets.is_some();
     Observer {
         listener,
         starting: Some(taker),

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use libcontainer::container::Container;
+use profiles::record::{self, Granted};
 use sandbox::handover::Taker;
 use sandbox::observe::{self, Event};
 
@@ -84,18 +85,24 @@ impl Observer {
             denials = network::raise(&walls, &self.folders, &container)?;
             container.start().map_err(failed)?;
         }
-        let plan = &walls.plan;
-        let served =
-            observe::serve(&self.taker, plan, &walls.programs, &walls.writable, denials, &mut |event| {
-                handle(event, &walls, &mut running, &mut recorder, told)
-            });
+        let Walls { intent, profile, policy, plan, programs, writable, .. } = walls;
+        let granted = Granted { intent: &intent, profile: &profile, policy: &policy };
+        let served = observe::serve(&self.taker, plan, &programs, &writable, denials, &mut |event| {
+            handle(event, granted, &mut running, &mut recorder, told)
+        });
         recorder.settle();
         told.tell(Err(Failure::new(Kind::Internal, "the process ended before its program was started")));
         served.map_err(|err| Failure::internal("cannot observe", &err))
     }
 }
 
-fn handle(event: Event, walls: &Walls, running: &mut Running, recorder: &mut Recorder, told: &mut Told<'_>) {
+fn handle(
+    event: Event,
+    granted: Granted<'_>,
+    running: &mut Running,
+    recorder: &mut Recorder,
+    told: &mut Told<'_>,
+) {
     match event {
         Event::Started => told.tell(Ok(())),
         Event::Failed(why) => {
@@ -105,11 +112,11 @@ fn handle(event: Event, walls: &Walls, running: &mut Running, recorder: &mut Rec
             recorder.settle();
             crate::idle::rest();
         }
-        Event::Observed(observation) => recorder.observe(observation, |seen| walls.allow(seen)),
+        Event::Observed(observation) => recorder.observe(observation, |seen| record::allow(granted, seen)),
         Event::Executes { pid, program } => running.executes(pid, program),
         Event::Denied(denial) => {
             let (exec, observation) = running.attribute(denial);
-            recorder.observe_of(exec, observation, |seen| walls.allow(seen));
+            recorder.observe_of(exec, observation, |seen| record::allow(granted, seen));
         }
     }
 }

@@ -125,7 +125,7 @@ impl Reaper {
             while let Ok(Some(())) = tokio::time::timeout(REST, children.recv()).await {
                 self.collect();
             }
-            crate::idle::rest();
+            crate::idle::rest_soon();
         }
     }
 

@@ -41,7 +41,8 @@ pub(crate) fn serve(flags: &Flags) -> Result<()> {
     let listener = inherited_listener()?;
     nix::sys::prctl::set_child_subreaper(true).context("cannot become the reaper of orphans")?;
     let before = descriptors()?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().on_thread_park(crate::idle::before_waiting).build()?;
     let mut of_runtime = descriptors()?;
     of_runtime.retain(|fd| !before.contains(fd));
     runtime.block_on(serve_pod(flags, namespace, listener, of_runtime))

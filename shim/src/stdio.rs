@@ -12,10 +12,11 @@ use std::time::Duration;
 
 use nix::fcntl::OFlag;
 use nix::unistd::{Gid, Uid, fchown, pipe2};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::unix::pipe;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::task::coop::consume_budget;
 
 use crate::error::{Failure, Kind};
 use crate::logger::Logger;
@@ -279,47 +280,69 @@ impl Relay {
     }
 }
 
-async fn input(mut fifo: pipe::Receiver, mut process: pipe::Sender, mut closed: watch::Receiver<bool>) {
-    let mut chunk = vec![0; CHUNK];
+/// What can be read from a stream at once. Nobody holds it while he waits for more: most streams are silent, and many.
+enum Chunk {
+    Bytes(Vec<u8>),
+    /// Nothing yet.
+    Later,
+    /// No more: the end of file, or what a terminal's last reader sees instead, EIO.
+    End,
+}
+
+impl Chunk {
+    fn read(stream: &pipe::Receiver) -> Self {
+        let mut bytes = Vec::with_capacity(CHUNK);
+        match stream.try_read_buf(&mut bytes) {
+            Ok(1..) => Self::Bytes(bytes),
+            Err(err) if err.kind() == io::ErrorKind::WouldBlock => Self::Later,
+            Ok(0) | Err(_) => Self::End,
+        }
+    }
+}
+
+async fn input(fifo: pipe::Receiver, mut process: pipe::Sender, mut closed: watch::Receiver<bool>) {
     loop {
-        let read = tokio::select! {
+        let told = tokio::select! {
             biased;
-            read = fifo.read(&mut chunk) => read,
-            changed = closed.changed() => {
-                if changed.is_ok() {
-                    rest(&fifo, &mut process, &mut chunk).await;
-                }
-                return;
-            }
+            readable = fifo.readable() => readable.map(|()| false),
+            changed = closed.changed() => changed.map(|()| true).map_err(io::Error::other),
         };
-        match read {
-            Ok(length) if length > 0 => {
-                if process.write_all(&chunk[..length]).await.is_err() {
-                    return;
-                }
-            }
-            Ok(_) | Err(_) => return,
+        match told {
+            Ok(false) => {}
+            Ok(true) => return rest(&fifo, &mut process).await,
+            Err(_) => return,
+        }
+        match Chunk::read(&fifo) {
+            Chunk::Bytes(bytes) if process.write_all(&bytes).await.is_ok() => {}
+            Chunk::Later => {}
+            Chunk::Bytes(_) | Chunk::End => return,
         }
     }
 }
 
 /// Relays what is in the fifo already.
-async fn rest(fifo: &pipe::Receiver, process: &mut pipe::Sender, chunk: &mut [u8]) {
-    while let Ok(length @ 1..) = fifo.try_read(chunk) {
-        if process.write_all(&chunk[..length]).await.is_err() {
+async fn rest(fifo: &pipe::Receiver, process: &mut pipe::Sender) {
+    while let Chunk::Bytes(bytes) = Chunk::read(fifo) {
+        if process.write_all(&bytes).await.is_err() {
             return;
         }
     }
 }
 
-async fn output(mut process: pipe::Receiver, mut sink: Sink) {
-    let mut chunk = vec![0; CHUNK];
-    // A terminal's last reader sees EIO where a pipe's sees the end of file.
-    while let Ok(length @ 1..) = process.read(&mut chunk).await {
-        if let Err(err) = sink.write(&chunk[..length]).await {
-            tracing::warn!(error = %err, "output is lost: its reader failed");
-            sink = Sink::Nowhere;
+async fn output(process: pipe::Receiver, mut sink: Sink) {
+    while process.readable().await.is_ok() {
+        match Chunk::read(&process) {
+            Chunk::Bytes(bytes) => {
+                if let Err(err) = sink.write(&bytes).await {
+                    tracing::warn!(error = %err, "output is lost: its reader failed");
+                    sink = Sink::Nowhere;
+                }
+            }
+            Chunk::Later => {}
+            Chunk::End => return,
         }
+        // A log file takes all that there is: others get their turn here.
+        consume_budget().await;
     }
 }
 

@@ -95,6 +95,15 @@ impl SeccompPlan {
         self.calls.get(&number).and_then(|rules| decide(rules, args)).unwrap_or(self.unknown)
     }
 
+    /// What a listener needs: the calls that it may be asked about. Of the others this says no more what the filter does.
+    #[must_use]
+    pub fn of_listener(&self) -> Self {
+        let asks = |rule: &CallRule| matches!(rule.action, Action::Observe | Action::Refuse(_));
+        let calls = self.calls.iter().filter(|(_, rules)| rules.iter().any(asks));
+        // Cloned, they take no more memory than they need.
+        Self { calls: calls.map(|(call, rules)| (*call, rules.clone())).collect(), ..*self }
+    }
+
     /// Lets through what of a call was observed.
     pub(super) fn no_longer_observe(&mut self, name: &str) {
         let number =

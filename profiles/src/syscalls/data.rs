@@ -83,6 +83,12 @@ pub(super) fn calls(text: &'static str) -> Result<BTreeMap<&'static str, Numbers
     Ok(calls)
 }
 
+/// The needs of a file of groups, with what each stands for.
+pub(super) fn needs(text: &'static str) -> impl Iterator<Item = (&'static str, &'static str)> {
+    let headers = lines(text).filter_map(|(_, row)| row.strip_prefix("[need ")?.split_once(']'));
+    headers.map(|(name, text)| (name, text.trim()))
+}
+
 /// Parses files of groups and rules; what stands in a later one is added.
 pub(super) fn sets(texts: &[&'static str]) -> Result<Sets, DataError> {
     let mut sets = Sets::default();

@@ -9,7 +9,7 @@ use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use profiles::plan::{Action, Wall};
+use profiles::plan::{Action, SeccompPlan, Wall};
 use profiles::policy::Mode;
 use profiles::record::Verdict;
 use profiles::{Observation, Plan};
@@ -26,7 +26,8 @@ use crate::sys::seccomp::{Answer, Notification};
 
 /// What a plan forbids, ready to be compared with.
 pub(super) struct Judge<'a> {
-    plan: &'a Plan,
+    /// Of its filter, what a listener needs.
+    plan: Plan,
     programs: &'a ResolvedPrograms,
     /// Write paths as declared, volumes and the floor.
     writable: Vec<PathBuf>,
@@ -75,16 +76,18 @@ impl<F> Finding<F> {
 }
 
 impl<'a> Judge<'a> {
-    pub(super) fn new(plan: &'a Plan, programs: &'a ResolvedPrograms, volumes: &[PathBuf]) -> Self {
+    pub(super) fn new(plan: Plan, programs: &'a ResolvedPrograms, volumes: &[PathBuf]) -> Self {
+        let one_root = keeps_root(&plan).then(OnceCell::new);
+        let plan = Plan { seccomp: plan.seccomp.as_ref().map(SeccompPlan::of_listener), ..plan };
         let declared = plan.write.iter().flatten().map(|path| PathBuf::from(path.as_str()));
-        let floor = floor::paths(plan).map(PathBuf::from);
+        let floor = floor::paths(&plan).map(PathBuf::from);
         Self {
-            plan,
-            programs,
             writable: declared.chain(volumes.iter().cloned()).chain(floor).collect(),
             real_writable: OnceCell::new(),
-            one_root: keeps_root(plan).then(OnceCell::new),
-            network: Network::of(plan),
+            one_root,
+            network: Network::of(&plan),
+            plan,
+            programs,
             name_servers: OnceCell::new(),
             last_caller: RefCell::new(None),
         }

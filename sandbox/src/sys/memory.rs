@@ -3,25 +3,60 @@
 use std::io;
 
 use nix::errno::Errno;
+use nix::unistd::{SysconfVar, sysconf};
 
-/// Gives back free heap, and unmaps the pages of files that are as they are on disk: the next access finds them in the page
-/// cache again.
+/// Stack that is left alone below a variable of [`rest`], in bytes: more than its frame, and the system call's, take.
+const STACK_IN_USE: usize = 8 << 10;
+
+/// Gives back free heap and stack, and unmaps the pages of files that are as they are on disk: the next access finds them in the
+/// page cache again.
 ///
 /// # Errors
 /// When the process's mappings cannot be read, or the kernel refuses.
 pub(crate) fn rest() -> io::Result<()> {
+    let smaps = std::fs::read_to_string("/proc/self/smaps")?;
+    let page = sysconf(SysconfVar::PAGE_SIZE)?.and_then(|page| usize::try_from(page).ok());
+    let here = std::ptr::from_ref(&smaps).addr();
+    let stack = page.and_then(|page| free_stack(&smaps, here, page));
+    let files = clean_files(&smaps);
+    drop(smaps);
     #[cfg(target_env = "gnu")]
     // SAFETY: gives back only what the allocator holds as free.
     unsafe {
         libc::malloc_trim(0)
     };
-    for mapping in clean_files(&std::fs::read_to_string("/proc/self/smaps")?) {
-        let start = std::ptr::without_provenance_mut(mapping.start);
+    if let Some(free) = stack {
+        // SAFETY: stacks grow down, on every architecture that this is built for. No frame lies so far below this one's while this
+        // runs, and later ones begin with what is theirs to write.
+        unsafe { give_back(&free) }?;
+    }
+    // Last, for what runs from here on has its pages mapped again.
+    for mapping in files {
         // SAFETY: the mapping is of a file, private, not writable, and no page of it was ever written to: each is read
         // again from the file with the same bytes. This process has one thread, and nothing in the loop unmaps anything.
-        Errno::result(unsafe { libc::madvise(start, mapping.length, libc::MADV_DONTNEED) })?;
+        unsafe { give_back(&mapping) }?;
     }
     Ok(())
+}
+
+/// Drops the pages of a mapping; the next access finds what is in the file, or zeros where there is none.
+///
+/// # Safety
+/// No one relies on what the pages hold, or they are as their file has them, and all of the mapping is mapped.
+unsafe fn give_back(mapping: &Mapping) -> io::Result<()> {
+    let start = std::ptr::without_provenance_mut(mapping.start);
+    // SAFETY: as the caller promises.
+    Errno::result(unsafe { libc::madvise(start, mapping.length, libc::MADV_DONTNEED) })?;
+    Ok(())
+}
+
+/// The stack, if it is what `here` lies on, from its end in `smaps` to somewhat below `here`, in whole pages.
+fn free_stack(smaps: &str, here: usize, page: usize) -> Option<Mapping> {
+    let line = smaps.lines().find(|line| line.ends_with("[stack]"))?;
+    let stack = Header::parse(line)?.mapping;
+    let beneath = here.checked_sub(stack.start).filter(|offset| *offset < stack.length)?;
+    let pages = beneath.checked_sub(STACK_IN_USE)? / page;
+    (pages > 0).then_some(Mapping { start: stack.start, length: pages * page })
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -70,6 +105,18 @@ impl Header {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_free_stack_ends_well_below_where_one_is() {
+        let smaps = "7ffc00000000-7ffc00040000 rw-p 00000000 00:00 0     [stack]\nRss: 4 kB\n";
+        let free = |here| free_stack(smaps, here, 0x1000).map(|free| (free.start, free.length));
+        assert_eq!(free(0x7ffc_0003_ff00), Some((0x7ffc_0000_0000, 0x3_d000)));
+        assert_eq!(free(0x7ffc_0000_3000), Some((0x7ffc_0000_0000, 0x1000)));
+        for near_or_elsewhere in [0x7ffc_0000_2fff, 0x7ffc_0000_0000, 0x7ffc_0004_0000, 0x1000] {
+            assert_eq!(free(near_or_elsewhere), None);
+        }
+        assert_eq!(free_stack("00400000-00401000 r-xp 00000000 fe:00 1 /bin/a\n", 0x40_0800, 0x1000), None);
+    }
 
     #[test]
     fn only_what_a_file_still_has_is_clean() {

@@ -224,7 +224,7 @@ pub(crate) fn run_in(
     .unwrap();
     drop(giver);
     let mut events = Vec::new();
-    serve(&taker, plan, &programs, volumes, denials, &mut |event| events.push(event)).unwrap();
+    serve(&taker, plan.clone(), &programs, volumes, denials, &mut |event| events.push(event)).unwrap();
     let status = waitpid(parent, None).unwrap();
     let mut text = String::new();
     output.rewind().unwrap();

@@ -63,7 +63,7 @@ fn killed() {
     drop((giver, from_write, to_read));
     let programs = ResolvedPrograms::default();
     let observer = process::spawn(&[taker.as_fd().as_raw_fd()], || {
-        serve(&taker, &plan, &programs, &[], None, &mut |_| {}).map_or(1, |()| 0)
+        serve(&taker, plan.clone(), &programs, &[], None, &mut |_| {}).map_or(1, |()| 0)
     })
     .unwrap();
     let mut answers = Lines(File::from(from));

@@ -71,7 +71,7 @@ impl Judge<'_> {
         let is_beneath = |folder: &str| crate::paths::is_beneath(Path::new(real.as_str()), Path::new(folder));
         let mut declared = self.plan.write.iter().flatten();
         let own =
-            declared.any(|folder| is_beneath(folder.as_str())) || floor::paths(self.plan).any(is_beneath);
+            declared.any(|folder| is_beneath(folder.as_str())) || floor::paths(&self.plan).any(is_beneath);
         if own || network.may_connect_unix(Path::new(real.as_str())) {
             return None;
         }
