@@ -151,26 +151,38 @@ fn start(node: &Node, runs: usize) -> Result<()> {
     }
     // ctr makes no container for crun without a task.
     steps::measure(node, &contenders[..2], TRUE, runs)?;
-    println!("idle memory of a pod's shim, PSS:");
-    idle(node, &contenders, 1)?;
-    idle(node, &contenders, 5)
+    println!("idle memory of a pod's shim, PSS, by the containers that sleep in it:");
+    for (pods, count) in [(1, 1), (1, 5), (10, 1), (10, 5)] {
+        idle(node, &contenders, pods, count)?;
+    }
+    Ok(())
 }
 
-/// Prints what the shim of a pod takes while its `count` containers sleep.
-fn idle(node: &Node, contenders: &[Contender], count: usize) -> Result<()> {
+/// Prints what the shim of a pod takes while its `count` containers sleep, on a node of so many `pods`: the pages of a program that
+/// runs several times are counted for each by their share.
+fn idle(node: &Node, contenders: &[Contender], pods: usize, count: usize) -> Result<()> {
     for (index, contender) in contenders.iter().enumerate() {
-        let pod = format!("idle-{index}-0");
-        let annotation = format!("io.kubernetes.cri.sandbox-id={pod}");
-        let ids: Vec<String> = (0..count).map(|container| format!("idle-{index}-{container}")).collect();
-        for id in &ids {
-            let flags = ["-d", "--annotation", &annotation];
-            contender.run(node, &flags, OPENS_DECLARED, id, &["/bin/keep-probe", "sleep", "600"])?;
+        let pods: Vec<String> = (0..pods).map(|pod| format!("idle-{index}-{pod}-0")).collect();
+        let mut ids = Vec::new();
+        for pod in &pods {
+            let annotation = format!("io.kubernetes.cri.sandbox-id={pod}");
+            for container in 0..count {
+                let id = format!("{}{container}", pod.trim_end_matches('0'));
+                let flags = ["-d", "--annotation", &annotation];
+                contender.run(node, &flags, OPENS_DECLARED, &id, &["/bin/keep-probe", "sleep", "600"])?;
+                ids.push(id);
+            }
         }
         std::thread::sleep(SETTLED);
-        let pids: Vec<i32> = node.shims(&pod).iter().map(|process| process.pid).collect();
-        let sizes: Result<Vec<u64>> = pids.iter().map(|pid| pss(*pid)).collect();
-        let (size, name) = (sizes?.iter().sum::<u64>(), contender.name);
-        println!("  {name:<22} {count} sleeping: {size:>6} kB in {} processes", pids.len());
+        let pids = pods.iter().flat_map(|pod| node.shims(pod)).map(|process| process.pid);
+        let sizes: Vec<u64> = pids.map(pss).collect::<Result<_>>()?;
+        let each = sizes.iter().sum::<u64>() / pods.len().max(1) as u64;
+        println!(
+            "  {:<22} {:>2} pods of {count}: {each:>6} kB each, in {} processes",
+            contender.name,
+            pods.len(),
+            sizes.len()
+        );
         ids.iter().rev().try_for_each(|id| node.remove(id))?;
     }
     Ok(())
