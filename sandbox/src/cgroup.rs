@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
-use nix::unistd::{AccessFlags, Pid, access};
+use nix::unistd::{AccessFlags, Pid, access, getpid};
 
 use crate::mountinfo::unescaped;
 use crate::sys::process;
@@ -109,6 +109,21 @@ pub fn v1_cgroup_of(controller: &str, pid: Pid) -> io::Result<Option<PathBuf>> {
         lists(controllers, controller).then_some(path)
     });
     hierarchy.folder(path).map(Some)
+}
+
+/// Has the kernel begin what it waits for before it moves a process to another cgroup, a grace period of its RCU of some
+/// milliseconds: whoever moves one meanwhile waits for the rest of it alone. Waits itself until that is over.
+///
+/// # Errors
+/// When this process's cgroup cannot be found, or the kernel refuses.
+pub fn begin_moves() -> io::Result<()> {
+    let own = getpid();
+    let cgroup = match Unified::find() {
+        Some(hierarchy) => Some(hierarchy.cgroup_of(own)?),
+        None => v1_cgroup_of("pids", own)?,
+    };
+    // To where it is already.
+    cgroup.map_or(Ok(()), |cgroup| OwnCgroup(cgroup).take(own))
 }
 
 /// Where the cgroup v1 hierarchies of `controllers` are mounted, as near to whole as they are.

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::ffi::OsString;
-use std::fs::OpenOptions;
+use std::fs::File;
 use std::io::{self, IsTerminal, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
@@ -22,6 +22,7 @@ use containerd_shim_protos::api::DeleteResponse;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::protobuf::{Message, MessageField};
 use containerd_shim_protos::types::introspection::{RuntimeInfo, RuntimeVersion};
+use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout};
 use sandbox::process::OwnProgram;
 use sandbox::spec::{COVER, cover_devices};
 
@@ -101,6 +102,7 @@ fn info(options: impl Read + IsTerminal) -> Result<RuntimeInfo> {
 fn start(flags: &Flags) -> Result<()> {
     let id = Id::parse(&flags.id)?;
     Id::parse(&flags.namespace)?;
+    begin_moves();
     let bundle = std::env::current_dir().context("cannot find the bundle")?;
     let address = containerd_shim::socket_address(&flags.address, &flags.namespace, &pod_of(&bundle, &id)?);
     if let Some(listener) = socket::listen(&socket::path_of(&address)?)? {
@@ -110,11 +112,28 @@ fn start(flags: &Flags) -> Result<()> {
     print(address.as_bytes())
 }
 
+/// What the kernel waits for before the new container's process is moved into its cgroups begins now, in a helper that
+/// nobody waits for; without it the container starts a little later.
+fn begin_moves() {
+    let helper = || {
+        // containerd reads this process's output to its end.
+        let detached = File::options().read(true).write(true).open("/dev/null").and_then(|null| {
+            dup2_stdin(&null)?;
+            dup2_stdout(&null)?;
+            Ok(dup2_stderr(&null)?)
+        });
+        i32::from(detached.and_then(|()| sandbox::cgroup::begin_moves()).is_err())
+    };
+    if let Err(err) = sandbox::process::spawn(&[], helper) {
+        tracing::debug!(error = %err, "cannot fork a helper");
+    }
+}
+
 /// The server is this program again, with the listening socket as its standard input: a fresh process is smaller
 /// than a forked one, and holds nothing else of its parent's. It runs from a read-only mount of its own (CVE-2019-5736): a
 /// container may come by the program of who is about to become its own, or joins it, and must not write to it.
 fn leave_server(flags: &Flags, bundle: &Path, listener: UnixListener) -> Result<()> {
-    let log = OpenOptions::new()
+    let log = File::options()
         .read(true)
         .write(true)
         .custom_flags(nix::fcntl::OFlag::O_NONBLOCK.bits())
