@@ -19,7 +19,7 @@ use profiles::{Plan, labels};
 use sandbox::enforce::{Enforced, Prepared};
 use sandbox::facts::probe;
 use sandbox::network::Denial;
-use sandbox::observe::{Event, serve};
+use sandbox::observe::{Event, Until, serve};
 use sandbox::programs::{ResolvedPrograms, resolve};
 use sandbox::{handover, process};
 
@@ -66,7 +66,7 @@ fn main() {
         Event::Started | Event::Settled | Event::Executes { .. } => {}
     };
     let collecting = std::thread::spawn(move || waitpid(child, None));
-    serve(&taker, plan, &programs, &[], None, &mut on).unwrap();
+    serve(&taker, plan, &programs, &[], None, Until::Gone, &mut on).unwrap();
     match collecting.join().unwrap().unwrap() {
         WaitStatus::Exited(_, code) => std::process::exit(code),
         other => println!("confine: {other:?}"),

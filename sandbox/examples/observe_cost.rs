@@ -74,7 +74,16 @@ fn measure(plan: &Plan, path: &str) -> u64 {
     .unwrap();
     drop((giver, write));
     let mut observed = |event| assert_eq!(event, observe::Event::Started);
-    observe::serve(&taker, plan.clone(), &ResolvedPrograms::default(), &[], None, &mut observed).unwrap();
+    observe::serve(
+        &taker,
+        plan.clone(),
+        &ResolvedPrograms::default(),
+        &[],
+        None,
+        observe::Until::Gone,
+        &mut observed,
+    )
+    .unwrap();
     waitpid(child, None).unwrap();
     let mut text = String::new();
     File::from(read).read_to_string(&mut text).unwrap();

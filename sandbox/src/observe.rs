@@ -3,6 +3,7 @@
 pub(crate) mod caller;
 mod calls;
 mod judge;
+pub(crate) mod listening;
 mod network;
 mod words;
 
@@ -21,6 +22,7 @@ use crate::programs::ResolvedPrograms;
 use crate::sys::seccomp::{self, Answer, Notification};
 use caller::Caller;
 use judge::{Finding, Judge};
+pub use listening::{Left, Listening};
 
 /// What the observer has to say.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,8 +71,17 @@ pub enum ObserveError {
     },
 }
 
-/// Waits for the listener and serves it until all of the container's tasks are gone. Takes the plan, of which it keeps in memory
-/// what it needs. `writable` as for
+/// Until when to serve.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    /// All of the container's tasks are gone.
+    Gone,
+    /// That, or its program runs and the first [`Event::Settled`] was said.
+    Settled,
+}
+
+/// Waits for the listener and serves it until all of the container's tasks are gone, or else gives what is still to be served. Takes
+/// the plan, of which it keeps in memory what it needs. `writable` as for
 /// [`crate::enforce::Prepared::new`], `denials` what the network wall refuses in the container: one observer reads them
 /// for all of its processes.
 ///
@@ -87,8 +98,9 @@ pub fn serve(
     programs: &ResolvedPrograms,
     writable: &[PathBuf],
     denials: Option<Denials>,
+    until: Until,
     on: &mut dyn FnMut(Event),
-) -> Result<(), ObserveError> {
+) -> Result<Option<Listening>, ObserveError> {
     let said = taker.take().map_err(ObserveError::Take)?;
     let (event, listener) = match said {
         Message::Listener(fd) => (None, Some(fd)),
@@ -97,7 +109,7 @@ pub fn serve(
         Message::End => (Some(Event::Failed(ENDED_EARLY.to_owned())), None),
     };
     event.into_iter().for_each(&mut *on);
-    let Some(listener) = listener else { return Ok(()) };
+    let Some(listener) = listener else { return Ok(None) };
     // Kernels before 6.6 do not know it, and are only slower.
     if let Err(errno) = seccomp::set_sync_wake_up(listener.as_fd())
         && errno != Errno::EINVAL
@@ -115,9 +127,40 @@ pub fn serve(
         judge,
         denials,
         unsettled: None,
+        until,
         on,
     }
     .run()
+}
+
+/// Goes on serving where [`serve`] left off, with the same arguments, until all of the container's tasks are gone. Says
+/// [`Event::Settled`] first.
+///
+/// # Errors
+/// When the listener fails.
+pub fn resume(
+    listening: Listening,
+    plan: Plan,
+    programs: &ResolvedPrograms,
+    writable: &[PathBuf],
+    on: &mut dyn FnMut(Event),
+) -> Result<(), ObserveError> {
+    let watched = plan.sockets.is_some();
+    let judge = Judge::new(plan, programs, writable);
+    on(Event::Settled);
+    Observer {
+        listener: listening.listener,
+        starting: None,
+        runtime_executes: false,
+        watched,
+        judge,
+        denials: listening.denials,
+        unsettled: None,
+        until: Until::Gone,
+        on,
+    }
+    .run()
+    .map(drop)
 }
 
 /// What comes of a program that nothing is observed of.
@@ -157,32 +200,41 @@ struct Observer<'a> {
     denials: Option<Denials>,
     /// When the first call was answered that no [`Event::Settled`] followed yet.
     unsettled: Option<Instant>,
+    until: Until,
     on: &'a mut dyn FnMut(Event),
 }
 
 impl Observer<'_> {
-    fn run(mut self) -> Result<(), ObserveError> {
+    fn run(mut self) -> Result<Option<Listening>, ObserveError> {
         loop {
             let woken = self.wait()?;
             self.hear_denials(DENIALS_AT_ONCE);
-            self.settle();
+            let leave_off = self.settle() && self.until == Until::Settled && self.starting.is_none();
             match woken {
+                // A call waits until it is taken up again.
+                Woken::Call | Woken::Other if leave_off => {
+                    let Self { listener, denials, .. } = self;
+                    return Ok(Some(Listening { listener, denials }));
+                }
                 Woken::Call => self.serve_one()?,
                 Woken::Other => {}
                 Woken::Gone => {
                     self.hear(Woken::Gone)?;
                     self.hear_denials(usize::MAX);
-                    return Ok(());
+                    return Ok(None);
                 }
             }
         }
     }
 
-    fn settle(&mut self) {
-        if self.unsettled.is_some_and(|since| since.elapsed() >= SETTLE) {
+    /// Whether it was time to, and [`Event::Settled`] was said.
+    fn settle(&mut self) -> bool {
+        let due = self.unsettled.is_some_and(|since| since.elapsed() >= SETTLE);
+        if due {
             self.unsettled = None;
             (self.on)(Event::Settled);
         }
+        due
     }
 
     /// Passes on what the network wall refused: at most so much, for calls wait too.

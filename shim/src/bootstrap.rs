@@ -30,6 +30,7 @@ use crate::config::Config;
 use crate::events::timestamp;
 use crate::features;
 use crate::identity::{Id, group};
+use crate::observer::{self, OBSERVE};
 use crate::socket;
 use crate::walls::Folders;
 
@@ -62,6 +63,7 @@ pub(crate) fn run(args: &[OsString], serve: impl FnOnce(&Flags) -> Result<()>) -
         "start" => start(&flags),
         "delete" => delete(&flags),
         "serve" => serve(&flags),
+        OBSERVE => observer::go_on(&flags),
         "" => bail!("this is a containerd shim: containerd runs it. See `keep --help` for people's command"),
         other => bail!("unknown action {other:?}"),
     }

@@ -1,22 +1,46 @@
 //! The process that answers one filter's listener: a small child of the shim, one for each container and exec, that
 //! dies with it. Should it die, the kernel refuses what it would have answered.
+//!
+//! As it comes from the server it holds all that the server held. Once the program has run for a while it executes the shim
+//! anew, as `observe`, and loads the little that it needs.
 
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::ffi::CStr;
+use std::fs::File;
+use std::io::{Read, Seek, Write};
+use std::os::fd::AsFd;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
+use std::process::Command;
 
+use anyhow::{Context, Result, ensure};
+use containerd_shim::Flags;
 use libcontainer::container::Container;
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use profiles::record::{self, Granted};
 use sandbox::handover::Taker;
-use sandbox::observe::{self, Event};
+use sandbox::observe::{self, Event, Left, Listening, Until};
+use serde::{Deserialize, Serialize};
 
 use crate::child::Answers;
-use crate::error::{Failure, Kind};
+use crate::error::{Failure, Kind, chain};
 use crate::network;
 use crate::records::Recorder;
 use crate::running::Running;
 use crate::walls::{Folders, Walls};
 
+/// The shim's action for an observer that executed it anew.
+pub(crate) const OBSERVE: &str = "observe";
+
+/// How the kernel calls the shim's processes: the first 15 bytes of its name.
+const NAME: &CStr = c"containerd-shim";
+
+/// Longest that is read of what an observer goes on with, in bytes: a thousand of the longest paths.
+const MAX_KEPT: u64 = 8 << 20;
+
 /// Whose listener it is.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum Of {
     /// The container's own process, which the observer starts.
     Init,
@@ -30,6 +54,16 @@ pub(crate) enum Of {
 }
 
 impl Of {
+    /// The walls that it belongs to.
+    fn walls(&self, folders: &Folders) -> Result<Walls, Failure> {
+        let walls =
+            folders.load().map_err(|err| Failure::internal("cannot read the container's walls", &err))?;
+        Ok(match self {
+            Self::Init | Self::Exec { session: false, .. } => walls,
+            Self::Exec { session: true, .. } => walls.of_session(),
+        })
+    }
+
     /// The exec's id.
     fn exec(&self) -> Option<&str> {
         match self {
@@ -68,16 +102,9 @@ impl Observer {
     }
 
     fn serve(self, told: &mut Told<'_>) -> Result<(), Failure> {
-        let walls = self
-            .folders
-            .load()
-            .map_err(|err| Failure::internal("cannot read the container's walls", &err))?;
-        let (exec, walls) = match &self.of {
-            Of::Init | Of::Exec { session: false, .. } => (self.of.exec(), walls),
-            Of::Exec { session: true, .. } => (self.of.exec(), walls.of_session()),
-        };
-        let mut recorder = walls.recorder(&self.data_dir, exec);
-        let mut running = Running::new(self.folders.execs(), exec);
+        let walls = self.of.walls(&self.folders)?;
+        let mut recorder = walls.recorder(&self.data_dir, self.of.exec());
+        let mut running = Running::new(self.folders.execs(), self.of.exec());
         let mut denials = None;
         if matches!(self.of, Of::Init) {
             let failed = |err| Failure::internal("cannot start container", &err);
@@ -87,13 +114,86 @@ impl Observer {
         }
         let Walls { intent, profile, policy, plan, programs, writable, .. } = walls;
         let granted = Granted { intent: &intent, profile: &profile, policy: &policy };
-        let served = observe::serve(&self.taker, plan, &programs, &writable, denials, &mut |event| {
+        let until = Until::Settled;
+        let served = observe::serve(&self.taker, plan, &programs, &writable, denials, until, &mut |event| {
             handle(event, granted, &mut running, &mut recorder, told)
         });
         recorder.settle();
         told.tell(Err(Failure::new(Kind::Internal, "the process ended before its program was started")));
+        let Some(listening) = served.map_err(|err| Failure::internal("cannot observe", &err))? else {
+            return Ok(());
+        };
+        let running = running.into_own();
+        let kept = Kept { of: self.of, folders: self.folders, data_dir: self.data_dir, running };
+        // It returns only where it fails, and then this process goes on as it is.
+        let Err(err) = kept.execute(&listening);
+        tracing::warn!(error = %chain(err.as_ref()), "cannot execute the observer anew");
+        kept.serve(listening)
+    }
+}
+
+/// What an observer goes on with in a new program.
+#[derive(Debug, Serialize, Deserialize)]
+struct Kept {
+    of: Of,
+    folders: Folders,
+    data_dir: PathBuf,
+    /// Programs of the container's own processes.
+    running: BTreeMap<u32, String>,
+}
+
+impl Kept {
+    /// Executes the shim in this process, which then serves `listening`.
+    fn execute(&self, listening: &Listening) -> Result<Infallible> {
+        let text = serde_json::to_vec(&(self, listening.leave()?))?;
+        ensure!(text.len() as u64 <= MAX_KEPT, "{} bytes are too much to go on with", text.len());
+        let file =
+            memfd_create(c"keep-observer", MFdFlags::MFD_CLOEXEC).context("cannot make a memory file")?;
+        let mut file = File::from(file);
+        file.write_all(&text).context("cannot write what to go on with")?;
+        file.rewind()?;
+        let mut arguments: Vec<_> = std::env::args_os().collect();
+        arguments.pop();
+        let (name, arguments) = arguments.split_first().context("this process has no name")?;
+        // The program's own file: what is at its path may be another version by now.
+        let mut command = Command::new("/proc/self/exe");
+        command.arg0(name).args(arguments).arg(OBSERVE).stdin(file);
+        Err(command.exec()).context("cannot execute the shim")
+    }
+
+    /// Serves until the last of the container's processes is gone.
+    fn serve(self, listening: Listening) -> Result<(), Failure> {
+        let walls = self.of.walls(&self.folders)?;
+        let mut recorder = walls.recorder(&self.data_dir, self.of.exec());
+        let mut running = Running::new(self.folders.execs(), self.of.exec());
+        running.set_own(self.running);
+        let Walls { intent, profile, policy, plan, programs, writable, .. } = walls;
+        let granted = Granted { intent: &intent, profile: &profile, policy: &policy };
+        let served = observe::resume(listening, plan, &programs, &writable, &mut |event| {
+            observed(event, granted, &mut running, &mut recorder)
+        });
+        recorder.settle();
         served.map_err(|err| Failure::internal("cannot observe", &err))
     }
+}
+
+/// Goes on with what the program before this one left to this process, on its standard input.
+///
+/// # Errors
+/// When it left nothing, or observing fails.
+pub(crate) fn go_on(flags: &Flags) -> Result<()> {
+    crate::logging::init(flags.debug).context("cannot open the log")?;
+    nix::sys::prctl::set_name(NAME).context("cannot name this process")?;
+    let mut text = Vec::new();
+    File::from(std::io::stdin().as_fd().try_clone_to_owned()?)
+        .take(MAX_KEPT)
+        .read_to_end(&mut text)
+        .context("cannot read what to go on with")?;
+    let (kept, left): (Kept, Left) =
+        serde_json::from_slice(&text).context("cannot parse what to go on with")?;
+    drop(text);
+    let listening = Listening::take(left).context("cannot take over the listener")?;
+    Ok(kept.serve(listening).inspect_err(|failure| tracing::error!(%failure, "observer ended"))?)
 }
 
 fn handle(
@@ -108,6 +208,14 @@ fn handle(
         Event::Failed(why) => {
             told.tell(Err(Failure::new(Kind::Internal, format!("cannot start container: {why}"))))
         }
+        event => observed(event, granted, running, recorder),
+    }
+}
+
+/// Once the program runs.
+fn observed(event: Event, granted: Granted<'_>, running: &mut Running, recorder: &mut Recorder) {
+    match event {
+        Event::Started | Event::Failed(_) => {}
         Event::Settled => {
             recorder.settle();
             crate::idle::rest();

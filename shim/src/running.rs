@@ -36,6 +36,17 @@ impl Running {
         Self { folder, exec: exec.map(str::to_owned), own: BTreeMap::new(), order: VecDeque::new() }
     }
 
+    /// What is known of the container's own processes alone.
+    pub(crate) fn into_own(self) -> BTreeMap<u32, String> {
+        self.own
+    }
+
+    /// Takes over what another observer of the container's own process knew.
+    pub(crate) fn set_own(&mut self, own: BTreeMap<u32, String>) {
+        self.order = own.keys().copied().collect();
+        self.own = own;
+    }
+
     /// Notes what a process is about to run.
     pub(crate) fn executes(&mut self, pid: u32, program: String) {
         self.order.retain(|known| *known != pid);

@@ -119,7 +119,7 @@ impl Walls {
 const POINTER: &str = "keep-state";
 
 /// Folders of one container: `<state_dir>/<namespace>/<id>/`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Folders {
     base: PathBuf,
     id: String,

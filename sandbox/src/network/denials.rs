@@ -1,15 +1,19 @@
 //! What the programs refused, as observations.
 
 use std::fs;
+use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
 use profiles::Observation;
 use profiles::plan::Wall;
 use profiles::record::Verdict;
+use serde::{Deserialize, Serialize};
 
+use super::RING;
 use super::programs::{CONNECTS, DENIAL};
+use crate::observe::listening::{leave, left_open};
 use crate::sys::bpf;
 use crate::sys::ring::Ring;
 
@@ -60,7 +64,27 @@ struct Who {
     command: String,
 }
 
+/// A reader, as it is left to another program of this process.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct LeftDenials {
+    ring: RawFd,
+    lost: RawFd,
+    told_lost: u64,
+    cgroup: PathBuf,
+}
+
 impl Denials {
+    pub(crate) fn leave(&self) -> io::Result<LeftDenials> {
+        let (ring, lost) = (leave(self.ring.as_fd())?, leave(self.lost.as_fd())?);
+        Ok(LeftDenials { ring, lost, told_lost: self.told_lost, cgroup: self.cgroup.clone() })
+    }
+
+    pub(crate) fn of_left(left: LeftDenials) -> io::Result<Self> {
+        let ring = Ring::new(left_open(left.ring)?, RING as usize)?;
+        let denials = Self::new(ring, left_open(left.lost)?, &left.cgroup);
+        Ok(Self { told_lost: left.told_lost, ..denials })
+    }
+
     pub(super) fn new(ring: Ring, lost: OwnedFd, cgroup: &Path) -> Self {
         let namespace = fs::read_link("/proc/self/ns/pid").unwrap_or_default();
         let same_namespace = namespace.as_os_str() == FIRST_NAMESPACE;

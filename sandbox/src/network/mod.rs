@@ -22,6 +22,7 @@ use profiles::intent::Protocol;
 use profiles::plan::SocketPlan;
 
 pub use assembler::BadJump;
+pub(crate) use denials::LeftDenials;
 pub use denials::{Denial, Denials};
 pub use programs::ProcessNamespace;
 pub use tables::TooMuch;

@@ -26,8 +26,12 @@ use crate::sys::seccomp::{Answer, Notification};
 
 /// What a plan forbids, ready to be compared with.
 pub(super) struct Judge<'a> {
-    /// Of its filter, what a listener needs.
+    /// Without its filter.
     plan: Plan,
+    /// Of the filter, what a listener needs.
+    filter: Option<SeccompPlan>,
+    /// What may be written whatever is declared.
+    floor: Vec<&'static str>,
     programs: &'a ResolvedPrograms,
     /// Write paths as declared, volumes and the floor.
     writable: Vec<PathBuf>,
@@ -78,15 +82,21 @@ impl<F> Finding<F> {
 impl<'a> Judge<'a> {
     pub(super) fn new(plan: Plan, programs: &'a ResolvedPrograms, volumes: &[PathBuf]) -> Self {
         let one_root = keeps_root(&plan).then(OnceCell::new);
-        let plan = Plan { seccomp: plan.seccomp.as_ref().map(SeccompPlan::of_listener), ..plan };
+        let floor: Vec<_> = floor::paths(&plan).collect();
+        let filter = plan.seccomp.as_ref().map(SeccompPlan::of_listener);
+        let plan = Plan { seccomp: None, ..plan };
         let declared = plan.write.iter().flatten().map(|path| PathBuf::from(path.as_str()));
-        let floor = floor::paths(&plan).map(PathBuf::from);
         Self {
-            writable: declared.chain(volumes.iter().cloned()).chain(floor).collect(),
+            writable: declared
+                .chain(volumes.iter().cloned())
+                .chain(floor.iter().map(PathBuf::from))
+                .collect(),
             real_writable: OnceCell::new(),
             one_root,
             network: Network::of(&plan),
             plan,
+            filter,
+            floor,
             programs,
             name_servers: OnceCell::new(),
             last_caller: RefCell::new(None),
@@ -96,7 +106,7 @@ impl<'a> Judge<'a> {
     /// Whether the plan has execve(2) observed, so that the runtime's own is seen.
     pub(super) fn sees_execve(&self) -> bool {
         let execve = u32::try_from(libc::SYS_execve).unwrap_or(u32::MAX);
-        let action = self.plan.seccomp.as_ref().map(|plan| filter::evaluate(plan, execve, &[0; 6]));
+        let action = self.filter.as_ref().map(|filter| filter::evaluate(filter, execve, &[0; 6]));
         action == Some(Action::Observe)
     }
 
@@ -121,8 +131,8 @@ impl<'a> Judge<'a> {
     }
 
     fn action(&self, call: &Notification) -> Action {
-        match &self.plan.seccomp {
-            Some(plan) => filter::evaluate(plan, call.data.nr.cast_unsigned(), &call.data.args),
+        match &self.filter {
+            Some(filter) => filter::evaluate(filter, call.data.nr.cast_unsigned(), &call.data.args),
             None => Action::Observe,
         }
     }

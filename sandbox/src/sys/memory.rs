@@ -8,7 +8,7 @@ use nix::unistd::{SysconfVar, sysconf};
 /// Stack that is left alone below a variable of [`rest`], in bytes: more than its frame, and the system call's, take.
 const STACK_IN_USE: usize = 8 << 10;
 
-/// Gives back free heap and stack, and unmaps the pages of files that are as they are on disk: the next access finds them in the
+/// Gives back free heap and stack and the heap's pages of zeros, and unmaps the pages of files that are as they are on disk: the next access finds them in the
 /// page cache again.
 ///
 /// # Errors
@@ -18,6 +18,7 @@ pub(crate) fn rest() -> io::Result<()> {
     let page = sysconf(SysconfVar::PAGE_SIZE)?.and_then(|page| usize::try_from(page).ok());
     let here = std::ptr::from_ref(&smaps).addr();
     let stack = page.and_then(|page| free_stack(&smaps, here, page));
+    let heap = smaps.lines().find(|line| line.ends_with("[heap]")).and_then(Header::parse);
     let files = clean_files(&smaps);
     drop(smaps);
     #[cfg(target_env = "gnu")]
@@ -25,6 +26,9 @@ pub(crate) fn rest() -> io::Result<()> {
     unsafe {
         libc::malloc_trim(0)
     };
+    if let (Some(heap), Some(page)) = (heap, page) {
+        drop_zeros(&heap.mapping, page)?;
+    }
     if let Some(free) = stack {
         // SAFETY: stacks grow down, on every architecture that this is built for. No frame lies so far below this one's while this
         // runs, and later ones begin with what is theirs to write.
@@ -47,6 +51,25 @@ unsafe fn give_back(mapping: &Mapping) -> io::Result<()> {
     let start = std::ptr::without_provenance_mut(mapping.start);
     // SAFETY: as the caller promises.
     Errno::result(unsafe { libc::madvise(start, mapping.length, libc::MADV_DONTNEED) })?;
+    Ok(())
+}
+
+/// Drops pages of zeros of the heap, whose mapping this was a moment ago, as libraries have them for tables that nothing is in yet: who reads them finds zeros again.
+fn drop_zeros(heap: &Mapping, page: usize) -> io::Result<()> {
+    const WORD: usize = size_of::<u64>();
+    // It may have shrunk since its mapping was read, at any release of memory.
+    // SAFETY: asks where the heap ends, and moves nothing.
+    let end = unsafe { libc::sbrk(0) }.addr().min(heap.start + heap.length);
+    // Nothing here takes or releases any.
+    for start in (heap.start..end).step_by(page) {
+        let mut words = (start..start + page).step_by(WORD).map(std::ptr::without_provenance::<u64>);
+        // SAFETY: the page lies in the heap as it is now, is readable, and of this process, whose only thread this is; whoever the bytes belong to, they
+        // are read as they are, aligned.
+        if words.all(|word| unsafe { word.read_volatile() } == 0) {
+            // SAFETY: the page is of zeros, and will be again; nothing was written to it since it was read.
+            unsafe { give_back(&Mapping { start, length: page }) }?;
+        }
+    }
     Ok(())
 }
 

@@ -22,7 +22,7 @@ use sandbox::cgroup::{OwnCgroup, Unified};
 use sandbox::enforce::{Enforced, Prepared};
 use sandbox::facts::{NATIVE, probe};
 use sandbox::network::{Denial, Denials, NetworkWall, ProcessNamespace, name_servers};
-use sandbox::observe::{Event, serve};
+use sandbox::observe::{Event, Until, serve};
 use sandbox::programs::{ResolvedPrograms, resolve};
 use sandbox::{handover, process};
 use tempfile::TempDir;
@@ -224,7 +224,8 @@ pub(crate) fn run_in(
     .unwrap();
     drop(giver);
     let mut events = Vec::new();
-    serve(&taker, plan.clone(), &programs, volumes, denials, &mut |event| events.push(event)).unwrap();
+    serve(&taker, plan.clone(), &programs, volumes, denials, Until::Gone, &mut |event| events.push(event))
+        .unwrap();
     let status = waitpid(parent, None).unwrap();
     let mut text = String::new();
     output.rewind().unwrap();

@@ -12,7 +12,7 @@ use nix::unistd::{Pid, dup2_stdin, dup2_stdout, pipe};
 use profiles::Plan;
 use profiles::plan::Action;
 use sandbox::enforce::{Enforced, Prepared};
-use sandbox::observe::{Event, serve};
+use sandbox::observe::{Event, Until, serve};
 use sandbox::programs::ResolvedPrograms;
 use sandbox::{handover, process};
 
@@ -63,7 +63,7 @@ fn killed() {
     drop((giver, from_write, to_read));
     let programs = ResolvedPrograms::default();
     let observer = process::spawn(&[taker.as_fd().as_raw_fd()], || {
-        serve(&taker, plan.clone(), &programs, &[], None, &mut |_| {}).map_or(1, |()| 0)
+        serve(&taker, plan.clone(), &programs, &[], None, Until::Gone, &mut |_| {}).map_or(1, |_| 0)
     })
     .unwrap();
     let mut answers = Lines(File::from(from));

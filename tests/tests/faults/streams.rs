@@ -14,14 +14,14 @@ use super::{DECLARED, HANG, in_time};
 
 const ID: &str = "flood";
 
-/// Megabytes that a slow reader is sent.
-const FLOOD: usize = 64;
+/// Slow readers: the megabytes that each is sent, and how many bytes it takes at a time, between two rests: about 16 MB/s and
+/// 1 MB/s.
+const SLOW: [(usize, usize); 2] = [(64, 512 << 10), (8, 32 << 10)];
 
 /// Megabytes that a quick reader is sent.
 const MUCH: usize = 1024;
 
-/// How much a slow reader takes at a time, and how long it then rests: about 16 MB/s.
-const SIP: usize = 512 * 1024;
+/// How long a slow reader rests.
 const REST: Duration = Duration::from_millis(32);
 
 /// What ctr may leave unread: it closes its fifos when it hears of the exit, under runc's shim too. As much as they, and the
@@ -68,11 +68,15 @@ pub(super) fn much_output(node: &mut Node) -> Result<()> {
 
 /// Nothing is lost through a slow reader while it reads, and the shim holds none of it in memory.
 pub(super) fn slow_reader(node: &mut Node) -> Result<()> {
-    flood(node, FLOOD, |node, output| {
+    SLOW.into_iter().try_for_each(|(megabytes, sip)| slowly(node, megabytes, sip))
+}
+
+fn slowly(node: &Node, megabytes: usize, sip: usize) -> Result<()> {
+    flood(node, megabytes, |node, output| {
         let server = until("the shim", HANG, || {
             node.shims(ID).iter().filter(|process| process.line.ends_with(" serve")).map(|p| p.pid).min()
         })?;
-        let (mut chunk, mut got, mut most) = (vec![0; SIP], 0, 0);
+        let (mut chunk, mut got, mut most) = (vec![0; sip], 0, 0);
         let begin = Instant::now();
         loop {
             let length = output.read(&mut chunk).context("cannot read the output")?;
@@ -80,11 +84,12 @@ pub(super) fn slow_reader(node: &mut Node) -> Result<()> {
                 break;
             }
             got += length;
-            std::thread::sleep(REST * u32::try_from(length)? / u32::try_from(SIP)?);
+            std::thread::sleep(REST * u32::try_from(length)? / u32::try_from(sip)?);
             most = most.max(own_memory(server));
         }
         let slow = begin.elapsed();
-        ensure!(slow > REST * 64, "the reader was not slow: {slow:?}");
+        let least = REST * u32::try_from((megabytes << 20) / sip)? / 2;
+        ensure!(slow > least, "the reader was not slow: {slow:?}");
         ensure!((1..4096).contains(&most), "the shim took {most} kB");
         Ok(got)
     })

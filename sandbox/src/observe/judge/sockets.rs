@@ -14,7 +14,6 @@ use profiles::plan::Wall;
 use profiles::policy::Mode;
 
 use super::{Forbidden, Judge};
-use crate::floor;
 use crate::network::servers_in;
 use crate::observe::caller::{self, Caller};
 use crate::observe::network::{Address, LONGEST_ADDRESS, Network, Place};
@@ -70,8 +69,8 @@ impl Judge<'_> {
         let real = root.path_of(&found.fd)?;
         let is_beneath = |folder: &str| crate::paths::is_beneath(Path::new(real.as_str()), Path::new(folder));
         let mut declared = self.plan.write.iter().flatten();
-        let own =
-            declared.any(|folder| is_beneath(folder.as_str())) || floor::paths(&self.plan).any(is_beneath);
+        let own = declared.any(|folder| is_beneath(folder.as_str()))
+            || self.floor.iter().any(|folder| is_beneath(folder));
         if own || network.may_connect_unix(Path::new(real.as_str())) {
             return None;
         }
