@@ -4,7 +4,6 @@
 //! As it comes from the server it holds all that the server held. Once the program has run for a while it executes the shim
 //! anew, as `observe`, and loads the little that it needs.
 
-use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::ffi::CStr;
 use std::fs::File;
@@ -20,7 +19,7 @@ use libcontainer::container::Container;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use profiles::record::{self, Granted};
 use sandbox::handover::Taker;
-use sandbox::observe::{self, Event, Left, Listening, Until};
+use sandbox::observe::{self, Event, Left, Listening, ObserveError, Until};
 use serde::{Deserialize, Serialize};
 
 use crate::child::Answers;
@@ -112,23 +111,23 @@ impl Observer {
             denials = network::raise(&walls, &self.folders, &container)?;
             container.start().map_err(failed)?;
         }
-        let Walls { intent, profile, policy, plan, programs, writable, .. } = walls;
-        let granted = Granted { intent: &intent, profile: &profile, policy: &policy };
-        let until = Until::Settled;
-        let served = observe::serve(&self.taker, plan, &programs, &writable, denials, until, &mut |event| {
-            handle(event, granted, &mut running, &mut recorder, told)
-        });
+        let served = observe::serve(
+            &self.taker,
+            walls.plan.clone(),
+            &walls.programs,
+            &walls.writable,
+            denials,
+            Until::Settled,
+            &mut |event| handle(event, walls.granted(), &mut running, &mut recorder, told),
+        );
         recorder.settle();
         told.tell(Err(Failure::new(Kind::Internal, "the process ended before its program was started")));
-        let Some(listening) = served.map_err(|err| Failure::internal("cannot observe", &err))? else {
-            return Ok(());
-        };
-        let running = running.into_own();
+        let Some(listening) = served.map_err(cannot_observe)? else { return Ok(()) };
         let kept = Kept { of: self.of, folders: self.folders, data_dir: self.data_dir, running };
         // It returns only where it fails, and then this process goes on as it is.
         let Err(err) = kept.execute(&listening);
         tracing::warn!(error = %chain(err.as_ref()), "cannot execute the observer anew");
-        kept.serve(listening)
+        kept.serve(walls, listening)
     }
 }
 
@@ -138,13 +137,14 @@ struct Kept {
     of: Of,
     folders: Folders,
     data_dir: PathBuf,
-    /// Programs of the container's own processes.
-    running: BTreeMap<u32, String>,
+    running: Running,
 }
 
 impl Kept {
     /// Executes the shim in this process, which then serves `listening`.
     fn execute(&self, listening: &Listening) -> Result<Infallible> {
+        // Read anew by the new program, for which there is no way back.
+        self.of.walls(&self.folders)?;
         let text = serde_json::to_vec(&(self, listening.leave()?))?;
         ensure!(text.len() as u64 <= MAX_KEPT, "{} bytes are too much to go on with", text.len());
         let file =
@@ -162,19 +162,20 @@ impl Kept {
     }
 
     /// Serves until the last of the container's processes is gone.
-    fn serve(self, listening: Listening) -> Result<(), Failure> {
-        let walls = self.of.walls(&self.folders)?;
+    fn serve(mut self, walls: Walls, listening: Listening) -> Result<(), Failure> {
         let mut recorder = walls.recorder(&self.data_dir, self.of.exec());
-        let mut running = Running::new(self.folders.execs(), self.of.exec());
-        running.set_own(self.running);
         let Walls { intent, profile, policy, plan, programs, writable, .. } = walls;
         let granted = Granted { intent: &intent, profile: &profile, policy: &policy };
         let served = observe::resume(listening, plan, &programs, &writable, &mut |event| {
-            observed(event, granted, &mut running, &mut recorder)
+            observed(event, granted, &mut self.running, &mut recorder)
         });
         recorder.settle();
-        served.map_err(|err| Failure::internal("cannot observe", &err))
+        served.map_err(cannot_observe)
     }
+}
+
+fn cannot_observe(err: ObserveError) -> Failure {
+    Failure::internal("cannot observe", &err)
 }
 
 /// Goes on with what the program before this one left to this process, on its standard input.
@@ -193,7 +194,8 @@ pub(crate) fn go_on(flags: &Flags) -> Result<()> {
         serde_json::from_slice(&text).context("cannot parse what to go on with")?;
     drop(text);
     let listening = Listening::take(left).context("cannot take over the listener")?;
-    Ok(kept.serve(listening).inspect_err(|failure| tracing::error!(%failure, "observer ended"))?)
+    let served = kept.of.walls(&kept.folders).and_then(|walls| kept.serve(walls, listening));
+    Ok(served.inspect_err(|failure| tracing::error!(%failure, "observer ended"))?)
 }
 
 fn handle(

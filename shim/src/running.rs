@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use profiles::Observation;
 use sandbox::network::Denial;
+use serde::{Deserialize, Serialize};
 
 use crate::walls::replace_private;
 
@@ -19,7 +20,7 @@ const COMMAND: usize = 15;
 
 /// What one observer knows, and where execs' observers leave what they know: `<folder>/<exec id>/<process id>`, each with
 /// the path of a program.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Running {
     folder: PathBuf,
     /// The exec whose observer this is.
@@ -34,17 +35,6 @@ impl Running {
     /// For the observer of the container's own process, or of an exec.
     pub(crate) fn new(folder: PathBuf, exec: Option<&str>) -> Self {
         Self { folder, exec: exec.map(str::to_owned), own: BTreeMap::new(), order: VecDeque::new() }
-    }
-
-    /// What is known of the container's own processes alone.
-    pub(crate) fn into_own(self) -> BTreeMap<u32, String> {
-        self.own
-    }
-
-    /// Takes over what another observer of the container's own process knew.
-    pub(crate) fn set_own(&mut self, own: BTreeMap<u32, String>) {
-        self.order = own.keys().copied().collect();
-        self.own = own;
     }
 
     /// Notes what a process is about to run.
