@@ -17,7 +17,8 @@ use anyhow::{Context, Result, ensure};
 use containerd_shim::Flags;
 use libcontainer::container::Container;
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use profiles::record::{self, Granted};
+use profiles::Observation;
+use profiles::record::Allow;
 use sandbox::handover::Taker;
 use sandbox::observe::{self, Event, Left, Listening, ObserveError, Until};
 use serde::{Deserialize, Serialize};
@@ -34,6 +35,11 @@ pub(crate) const OBSERVE: &str = "observe";
 
 /// How the kernel calls the shim's processes: the first 15 bytes of its name.
 const NAME: &CStr = c"containerd-shim";
+
+/// Has glibc's allocator keep no small blocks back when they are freed: hundreds of them, scattered, hold as many pages. Source:
+/// "Tunables" in glibc's manual.
+const TUNABLES: &str = "GLIBC_TUNABLES";
+const NO_CACHE: &str = "glibc.malloc.tcache_count=0";
 
 /// Longest that is read of what an observer goes on with, in bytes: a thousand of the longest paths.
 const MAX_KEPT: u64 = 8 << 20;
@@ -111,6 +117,8 @@ impl Observer {
             denials = network::raise(&walls, &self.folders, &container)?;
             container.start().map_err(failed)?;
         }
+        let (of, folders) = (self.of.clone(), self.folders.clone());
+        let mut labels = Labels { of, folders, walls: Some(walls.clone()) };
         let served = observe::serve(
             &self.taker,
             walls.plan.clone(),
@@ -118,7 +126,7 @@ impl Observer {
             &walls.writable,
             denials,
             Until::Settled,
-            &mut |event| handle(event, walls.granted(), &mut running, &mut recorder, told),
+            &mut |event| handle(event, &mut labels, &mut running, &mut recorder, told),
         );
         recorder.settle();
         told.tell(Err(Failure::new(Kind::Internal, "the process ended before its program was started")));
@@ -157,20 +165,38 @@ impl Kept {
         let (name, arguments) = arguments.split_first().context("this process has no name")?;
         // The program's own file: what is at its path may be another version by now.
         let mut command = Command::new("/proc/self/exe");
-        command.arg0(name).args(arguments).arg(OBSERVE).stdin(file);
+        command.arg0(name).args(arguments).arg(OBSERVE).stdin(file).env(TUNABLES, NO_CACHE);
         Err(command.exec()).context("cannot execute the shim")
     }
 
     /// Serves until the last of the container's processes is gone.
     fn serve(mut self, walls: Walls, listening: Listening) -> Result<(), Failure> {
         let mut recorder = walls.recorder(&self.data_dir, self.of.exec());
-        let Walls { intent, profile, policy, plan, programs, writable, .. } = walls;
-        let granted = Granted { intent: &intent, profile: &profile, policy: &policy };
+        let Walls { plan, programs, writable, .. } = walls;
+        let mut labels = Labels { of: self.of, folders: self.folders, walls: None };
         let served = observe::resume(listening, plan, &programs, &writable, &mut |event| {
-            observed(event, granted, &mut self.running, &mut recorder)
+            observed(event, &mut labels, &mut self.running, &mut recorder)
         });
         recorder.settle();
         served.map_err(cannot_observe)
+    }
+}
+
+/// Says which label would allow something. What that takes is read when it is asked for, and kept until things have settled.
+#[derive(Debug)]
+struct Labels {
+    of: Of,
+    folders: Folders,
+    walls: Option<Walls>,
+}
+
+impl Labels {
+    fn allow(&mut self, seen: &Observation) -> Result<Allow, String> {
+        let walls = match self.walls.take() {
+            Some(walls) => walls,
+            None => self.of.walls(&self.folders).map_err(|failure| failure.to_string())?,
+        };
+        self.walls.insert(walls).allow(seen)
     }
 }
 
@@ -200,7 +226,7 @@ pub(crate) fn go_on(flags: &Flags) -> Result<()> {
 
 fn handle(
     event: Event,
-    granted: Granted<'_>,
+    labels: &mut Labels,
     running: &mut Running,
     recorder: &mut Recorder,
     told: &mut Told<'_>,
@@ -210,23 +236,24 @@ fn handle(
         Event::Failed(why) => {
             told.tell(Err(Failure::new(Kind::Internal, format!("cannot start container: {why}"))))
         }
-        event => observed(event, granted, running, recorder),
+        event => observed(event, labels, running, recorder),
     }
 }
 
 /// Once the program runs.
-fn observed(event: Event, granted: Granted<'_>, running: &mut Running, recorder: &mut Recorder) {
+fn observed(event: Event, labels: &mut Labels, running: &mut Running, recorder: &mut Recorder) {
     match event {
         Event::Started | Event::Failed(_) => {}
         Event::Settled => {
             recorder.settle();
+            labels.walls = None;
             crate::idle::rest();
         }
-        Event::Observed(observation) => recorder.observe(observation, |seen| record::allow(granted, seen)),
+        Event::Observed(observation) => recorder.observe(observation, |seen| labels.allow(seen)),
         Event::Executes { pid, program } => running.executes(pid, program),
         Event::Denied(denial) => {
             let (exec, observation) = running.attribute(denial);
-            recorder.observe_of(exec, observation, |seen| record::allow(granted, seen));
+            recorder.observe_of(exec, observation, |seen| labels.allow(seen));
         }
     }
 }

@@ -99,12 +99,7 @@ impl Walls {
     /// # Errors
     /// With the sentence that says why none can.
     pub(crate) fn allow(&self, seen: &Observation) -> Result<Allow, String> {
-        record::allow(self.granted(), seen)
-    }
-
-    /// What the container was granted, and what it came from.
-    pub(crate) fn granted(&self) -> Granted<'_> {
-        Granted { intent: &self.intent, profile: &self.profile, policy: &self.policy }
+        record::allow(Granted { intent: &self.intent, profile: &self.profile, policy: &self.policy }, seen)
     }
 
     /// A recorder for the container's own process, or for one of its execs.

@@ -20,7 +20,12 @@ impl Census {
         // What enters the node to ask it something is none of its own.
         let visits = |line: &str| line.starts_with("ctr ") || line.starts_with("strace ");
         let processes = node.processes().into_iter().filter(|process| !visits(&process.line));
-        found.extend(processes.map(|process| format!("process {}", process.line)));
+        // An observer goes on as another program in a while, and is the same one.
+        let name = |line: String| match line.strip_suffix(" observe") {
+            Some(shim) => format!("process {shim} serve"),
+            None => format!("process {line}"),
+        };
+        found.extend(processes.map(|process| name(process.line)));
         found.extend(mount_points(node).into_iter().map(|point| format!("mount {point}")));
         for hierarchy in leaks::hierarchies() {
             walk(&hierarchy.join(node.cgroup()), "cgroup", &|path| path.is_dir(), &mut found);

@@ -16,13 +16,13 @@ const IMAGE: &str = "keep.test/declared:1";
 /// Longest until an observer executes itself anew: a second after the first call that it answered, on a busy machine.
 const SOON: Duration = Duration::from_secs(20);
 
-/// What is tried, and the wall and object of its record.
-const MOVES: [(&str, &str, &str); 5] = [
-    ("exec:/bin/other", "exec", "/bin/other"),
-    ("write:/opt/state/anew", "file", "/opt/state/anew"),
-    ("connect:127.0.0.1:9003", "network", "127.0.0.1:9003/tcp"),
-    ("udp:127.0.0.1:9004", "network", "127.0.0.1:9004/udp"),
-    ("syscall:msgget", "syscall", "msgget"),
+/// What is tried, the wall and object of its record, and the label that it names.
+const MOVES: [(&str, &str, &str, &str); 5] = [
+    ("exec:/bin/other", "exec", "/bin/other", "dev.keep.exec"),
+    ("write:/opt/state/anew", "file", "/opt/state/anew", "dev.keep.write"),
+    ("connect:127.0.0.1:9003", "network", "127.0.0.1:9003/tcp", "dev.keep.connect"),
+    ("udp:127.0.0.1:9004", "network", "127.0.0.1:9004/udp", "dev.keep.connect"),
+    ("syscall:msgget", "syscall", "msgget", "dev.keep.needs"),
 ];
 
 /// It sees, records and refuses what the one before it did, of its container and of a session in it; and what it would have
@@ -38,13 +38,14 @@ pub(crate) fn goes_on(node: &Node) -> Result<()> {
                 ensure_refused(&outcome(node, ID, who, what)?, DENIED_FILE, what)?;
             }
         }
-        for (what, wall, object) in MOVES {
+        for (what, wall, object, label) in MOVES {
             for exec in [false, true] {
                 let record = node.record(ID, what, |record| {
                     let begins = record["object"].as_str().is_some_and(|text| text.starts_with(object));
                     record["wall"] == wall && begins && record["container"]["exec"].is_string() == exec
                 })?;
                 ensure!(record["process"]["program"] == "/bin/keep-probe", "{what}: {record}");
+                ensure!(record["allow"]["label"] == label, "{what}: {record}");
             }
         }
         ensure!(
