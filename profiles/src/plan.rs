@@ -17,7 +17,7 @@ mod oci_export;
 mod sockets;
 
 pub(crate) use filter::decide;
-pub use filter::{Action, CallRule, Compare, Condition, SeccompPlan, baseline_seccomp};
+pub use filter::{Action, CallRule, Compare, Condition, ListenerFilter, SeccompPlan, baseline_seccomp};
 pub use oci::{OciSeccompError, seccomp_from_oci};
 pub use oci_export::seccomp_to_oci;
 pub use sockets::{Ports, Reach, SocketPlan};

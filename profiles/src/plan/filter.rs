@@ -22,6 +22,28 @@ pub struct SeccompPlan {
     pub unknown: Action,
 }
 
+/// What a filter does with the calls that it asks a listener about, in little memory: most of them it always refuses. Of other calls
+/// this does not say what the filter does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListenerFilter {
+    /// Calls that are refused whatever their arguments, ordered by their numbers, with the error numbers.
+    refused: Vec<(u32, u16)>,
+    others: SeccompPlan,
+}
+
+impl ListenerFilter {
+    /// What the filter does with one of these calls.
+    #[must_use]
+    pub fn action(&self, number: u32, args: &[u64; 6]) -> Action {
+        match self.refused.binary_search_by_key(&number, |(call, _)| *call) {
+            Ok(place) => {
+                self.refused.get(place).map_or(self.others.unknown, |(_, errno)| Action::Refuse(*errno))
+            }
+            Err(_) => self.others.action(number, args),
+        }
+    }
+}
+
 /// One rule for one call: when all conditions hold, the action.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CallRule {
@@ -95,13 +117,22 @@ impl SeccompPlan {
         self.calls.get(&number).and_then(|rules| decide(rules, args)).unwrap_or(self.unknown)
     }
 
-    /// What a listener needs: the calls that it may be asked about. Of the others this says no more what the filter does.
+    /// What a listener needs: the calls that it may be asked about.
     #[must_use]
-    pub fn of_listener(&self) -> Self {
+    pub fn of_listener(&self) -> ListenerFilter {
         let asks = |rule: &CallRule| matches!(rule.action, Action::Observe | Action::Refuse(_));
-        let calls = self.calls.iter().filter(|(_, rules)| rules.iter().any(asks));
-        // Cloned, they take no more memory than they need.
-        Self { calls: calls.map(|(call, rules)| (*call, rules.clone())).collect(), ..*self }
+        let (mut refused, mut calls) = (Vec::new(), BTreeMap::new());
+        for (&call, rules) in self.calls.iter().filter(|(_, rules)| rules.iter().any(asks)) {
+            match rules.as_slice() {
+                [CallRule { when, action: Action::Refuse(errno) }] if when.is_empty() => {
+                    refused.push((call, *errno));
+                }
+                rules => {
+                    calls.insert(call, rules.to_vec());
+                }
+            }
+        }
+        ListenerFilter { refused, others: Self { calls, ..*self } }
     }
 
     /// Lets through what of a call was observed.

@@ -412,3 +412,25 @@ fn a_plan_survives_being_written_as_json_and_read_back() {
     let text = serde_json::to_string(&plan).unwrap();
     assert_eq!(serde_json::from_str::<Plan>(&text).unwrap(), plan);
 }
+
+#[test]
+fn a_listener_s_filter_says_of_what_it_is_asked_about_what_the_filter_does() {
+    let permissive = plan(&profile("keep-permissive", &[("exec", "/bin/app")]), &HOST).unwrap();
+    let mut asked = 0;
+    for plan in
+        [planned(&[]), planned(&[("listen", "80/tcp"), ("connect", "53/udp"), ("needs", "jit")]), permissive]
+    {
+        let seccomp = plan.seccomp.unwrap();
+        let listener = seccomp.of_listener();
+        for number in 0..600 {
+            for args in [[0; 6], [1; 6], [2; 6], [0x241; 6], [u64::MAX; 6]] {
+                let action = seccomp.action(number, &args);
+                if matches!(action, Action::Observe | Action::Refuse(_)) {
+                    assert_eq!(listener.action(number, &args), action, "{number} {args:?}");
+                    asked += 1;
+                }
+            }
+        }
+    }
+    assert!(asked > 500, "{asked}");
+}

@@ -9,7 +9,7 @@ use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use profiles::plan::{Action, SeccompPlan, Wall};
+use profiles::plan::{Action, ListenerFilter, SeccompPlan, Wall};
 use profiles::policy::Mode;
 use profiles::record::Verdict;
 use profiles::{Observation, Plan};
@@ -29,7 +29,7 @@ pub(super) struct Judge<'a> {
     /// Without its filter.
     plan: Plan,
     /// Of the filter, what a listener needs.
-    filter: Option<SeccompPlan>,
+    filter: Option<ListenerFilter>,
     /// What may be written whatever is declared.
     floor: Vec<&'static str>,
     programs: &'a ResolvedPrograms,
@@ -106,7 +106,7 @@ impl<'a> Judge<'a> {
     /// Whether the plan has execve(2) observed, so that the runtime's own is seen.
     pub(super) fn sees_execve(&self) -> bool {
         let execve = u32::try_from(libc::SYS_execve).unwrap_or(u32::MAX);
-        let action = self.filter.as_ref().map(|filter| filter::evaluate(filter, execve, &[0; 6]));
+        let action = self.filter.as_ref().map(|filter| filter.action(execve, &[0; 6]));
         action == Some(Action::Observe)
     }
 
@@ -132,7 +132,7 @@ impl<'a> Judge<'a> {
 
     fn action(&self, call: &Notification) -> Action {
         match &self.filter {
-            Some(filter) => filter::evaluate(filter, call.data.nr.cast_unsigned(), &call.data.args),
+            Some(filter) => filter.action(call.data.nr.cast_unsigned(), &call.data.args),
             None => Action::Observe,
         }
     }
