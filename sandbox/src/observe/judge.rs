@@ -18,7 +18,6 @@ use super::caller::Caller;
 use super::calls::{self, Call};
 use super::network::Network;
 use super::{still_waits, words};
-use crate::filter;
 use crate::floor;
 use crate::paths::{Root, is_beneath};
 use crate::programs::ResolvedPrograms;
