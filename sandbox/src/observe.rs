@@ -117,8 +117,8 @@ pub fn serve(
         return Err(failed("set up")(errno));
     }
     let watched = plan.sockets.is_some();
+    let runtime_executes = judge::sees_execve(&plan);
     let judge = Judge::new(plan, programs, writable);
-    let runtime_executes = judge.sees_execve();
     Observer {
         listener,
         starting: Some(taker),

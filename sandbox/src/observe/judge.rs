@@ -18,6 +18,7 @@ use super::caller::Caller;
 use super::calls::{self, Call};
 use super::network::Network;
 use super::{still_waits, words};
+use crate::filter;
 use crate::floor;
 use crate::paths::{Root, is_beneath};
 use crate::programs::ResolvedPrograms;
@@ -100,13 +101,6 @@ impl<'a> Judge<'a> {
             name_servers: OnceCell::new(),
             last_caller: RefCell::new(None),
         }
-    }
-
-    /// Whether the plan has execve(2) observed, so that the runtime's own is seen.
-    pub(super) fn sees_execve(&self) -> bool {
-        let execve = u32::try_from(libc::SYS_execve).unwrap_or(u32::MAX);
-        let action = self.filter.as_ref().map(|filter| filter.action(execve, &[0; 6]));
-        action == Some(Action::Observe)
     }
 
     /// The answer to `call`, and what there is to tell of it.
@@ -221,6 +215,13 @@ impl<'a> Judge<'a> {
         });
         self.is_plainly_writable(path) || real.iter().any(|folder| is_beneath(path, folder))
     }
+}
+
+/// Whether `plan` has execve(2) observed, so that the runtime's own is seen.
+pub(super) fn sees_execve(plan: &Plan) -> bool {
+    let execve = u32::try_from(libc::SYS_execve).unwrap_or(u32::MAX);
+    let action = plan.seccomp.as_ref().map(|plan| filter::evaluate(plan, execve, &[0; 6]));
+    action == Some(Action::Observe)
 }
 
 /// Whether `plan` lets no process have another root than the container's.

@@ -10,7 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Pid, dup2_stdin, dup2_stdout, pipe};
 use profiles::Plan;
-use profiles::plan::Action;
+use profiles::plan::{Action, SeccompPlan};
 use sandbox::enforce::{Enforced, Prepared};
 use sandbox::observe::{Event, Until, serve};
 use sandbox::programs::ResolvedPrograms;
@@ -132,7 +132,9 @@ fn ends() {
 
 fn unseen_start() {
     let silent = Plan { seccomp: Some(filter(&[("sethostname", Action::Refuse(1))])), ..open_plan() };
-    for plan in [silent, Plan { seccomp: None, ..open_plan() }] {
+    let others = SeccompPlan { unknown: Action::Observe, ..filter(&[]) };
+    let others = Plan { seccomp: Some(others), ..open_plan() };
+    for plan in [silent, others, Plan { seccomp: None, ..open_plan() }] {
         let outcome = run(&plan, &["/bin/true"]);
         assert_eq!((outcome.code(), &outcome.events[..]), (0, &[Event::Started][..]));
     }
