@@ -27,10 +27,10 @@ struct Numbers {
     aarch64: Option<u32>,
 }
 
-static CALLS: LazyLock<BTreeMap<&'static str, Numbers>> =
-    LazyLock::new(|| data::calls(include_str!("../data/calls.tsv")).unwrap_or_default());
 const GROUPS: &str = include_str!("../data/groups.txt");
 
+static CALLS: LazyLock<BTreeMap<&'static str, Numbers>> =
+    LazyLock::new(|| data::calls(include_str!("../data/calls.tsv")).unwrap_or_default());
 static GENERATED: LazyLock<Sets> =
     LazyLock::new(|| data::sets(&[GROUPS, include_str!("../data/rules.txt")]).unwrap_or_default());
 static BASELINE: LazyLock<Sets> =

@@ -117,8 +117,7 @@ impl Observer {
             denials = network::raise(&walls, &self.folders, &container)?;
             container.start().map_err(failed)?;
         }
-        let (of, folders) = (self.of.clone(), self.folders.clone());
-        let mut labels = Labels { of, folders, walls: Some(walls.clone()) };
+        let mut labels = Labels::new(self.of.clone(), self.folders.clone());
         let served = observe::serve(
             &self.taker,
             walls.plan.clone(),
@@ -161,6 +160,7 @@ impl Kept {
         file.write_all(&text).context("cannot write what to go on with")?;
         file.rewind()?;
         let mut arguments: Vec<_> = std::env::args_os().collect();
+        // The last is the action.
         arguments.pop();
         let (name, arguments) = arguments.split_first().context("this process has no name")?;
         // The program's own file: what is at its path may be another version by now.
@@ -173,7 +173,7 @@ impl Kept {
     fn serve(mut self, walls: Walls, listening: Listening) -> Result<(), Failure> {
         let mut recorder = walls.recorder(&self.data_dir, self.of.exec());
         let Walls { plan, programs, writable, .. } = walls;
-        let mut labels = Labels { of: self.of, folders: self.folders, walls: None };
+        let mut labels = Labels::new(self.of, self.folders);
         let served = observe::resume(listening, plan, &programs, &writable, &mut |event| {
             observed(event, &mut labels, &mut self.running, &mut recorder)
         });
@@ -191,6 +191,10 @@ struct Labels {
 }
 
 impl Labels {
+    fn new(of: Of, folders: Folders) -> Self {
+        Self { of, folders, walls: None }
+    }
+
     fn allow(&mut self, seen: &Observation) -> Result<Allow, String> {
         let walls = match self.walls.take() {
             Some(walls) => walls,

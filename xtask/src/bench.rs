@@ -162,25 +162,24 @@ fn start(node: &Node, runs: usize) -> Result<()> {
 /// runs several times are counted for each by their share.
 fn idle(node: &Node, contenders: &[Contender], pods: usize, count: usize) -> Result<()> {
     for (index, contender) in contenders.iter().enumerate() {
-        let pods: Vec<String> = (0..pods).map(|pod| format!("idle-{index}-{pod}-0")).collect();
+        let id = |pod: usize, container: usize| format!("idle-{index}-{pod}-{container}");
         let mut ids = Vec::new();
-        for pod in &pods {
-            let annotation = format!("io.kubernetes.cri.sandbox-id={pod}");
+        for pod in 0..pods {
+            let annotation = format!("io.kubernetes.cri.sandbox-id={}", id(pod, 0));
             for container in 0..count {
-                let id = format!("{}{container}", pod.trim_end_matches('0'));
+                let id = id(pod, container);
                 let flags = ["-d", "--annotation", &annotation];
                 contender.run(node, &flags, OPENS_DECLARED, &id, &["/bin/keep-probe", "sleep", "600"])?;
                 ids.push(id);
             }
         }
         std::thread::sleep(SETTLED);
-        let pids = pods.iter().flat_map(|pod| node.shims(pod)).map(|process| process.pid);
+        let pids = (0..pods).flat_map(|pod| node.shims(&id(pod, 0))).map(|process| process.pid);
         let sizes: Vec<u64> = pids.map(pss).collect::<Result<_>>()?;
-        let each = sizes.iter().sum::<u64>() / pods.len().max(1) as u64;
+        let each = sizes.iter().sum::<u64>() / pods.max(1) as u64;
         println!(
-            "  {:<22} {:>2} pods of {count}: {each:>6} kB each, in {} processes",
+            "  {:<22} {pods:>2} pods of {count}: {each:>6} kB each, in {} processes",
             contender.name,
-            pods.len(),
             sizes.len()
         );
         ids.iter().rev().try_for_each(|id| node.remove(id))?;

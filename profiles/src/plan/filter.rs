@@ -26,8 +26,8 @@ pub struct SeccompPlan {
 /// this does not say what the filter does.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListenerFilter {
-    /// Calls that are refused whatever their arguments, ordered by their numbers, with the error numbers.
-    refused: Vec<(u32, u16)>,
+    /// Calls that are refused whatever their arguments, with the error numbers.
+    refused: BTreeMap<u32, u16>,
     others: SeccompPlan,
 }
 
@@ -35,11 +35,9 @@ impl ListenerFilter {
     /// What the filter does with one of these calls.
     #[must_use]
     pub fn action(&self, number: u32, args: &[u64; 6]) -> Action {
-        match self.refused.binary_search_by_key(&number, |(call, _)| *call) {
-            Ok(place) => {
-                self.refused.get(place).map_or(self.others.unknown, |(_, errno)| Action::Refuse(*errno))
-            }
-            Err(_) => self.others.action(number, args),
+        match self.refused.get(&number) {
+            Some(errno) => Action::Refuse(*errno),
+            None => self.others.action(number, args),
         }
     }
 }
@@ -121,11 +119,11 @@ impl SeccompPlan {
     #[must_use]
     pub fn of_listener(&self) -> ListenerFilter {
         let asks = |rule: &CallRule| matches!(rule.action, Action::Observe | Action::Refuse(_));
-        let (mut refused, mut calls) = (Vec::new(), BTreeMap::new());
+        let (mut refused, mut calls) = (BTreeMap::new(), BTreeMap::new());
         for (&call, rules) in self.calls.iter().filter(|(_, rules)| rules.iter().any(asks)) {
             match rules.as_slice() {
                 [CallRule { when, action: Action::Refuse(errno) }] if when.is_empty() => {
-                    refused.push((call, *errno));
+                    refused.insert(call, *errno);
                 }
                 rules => {
                     calls.insert(call, rules.to_vec());

@@ -8,8 +8,8 @@ use nix::unistd::{SysconfVar, sysconf};
 /// Stack that is left alone below a variable of [`rest`], in bytes: more than its frame, and the system call's, take.
 const STACK_IN_USE: usize = 8 << 10;
 
-/// Gives back free heap and stack and the heap's pages of zeros, and unmaps the pages of files that are as they are on disk: the next access finds them in the
-/// page cache again.
+/// Gives back free heap and stack and the heap's pages of zeros, and unmaps the pages of files that are as they are on disk: the
+/// next access finds them in the page cache again.
 ///
 /// # Errors
 /// When the process's mappings cannot be read, or the kernel refuses.
@@ -27,7 +27,8 @@ pub(crate) fn rest() -> io::Result<()> {
         libc::malloc_trim(0)
     };
     if let (Some(heap), Some(page)) = (heap, page) {
-        drop_zeros(&heap.mapping, page)?;
+        // SAFETY: it is this process's heap, which has one thread.
+        unsafe { drop_zeros(&heap.mapping, page) }?;
     }
     if let Some(free) = stack {
         // SAFETY: stacks grow down, on every architecture that this is built for. No frame lies so far below this one's while this
@@ -54,8 +55,11 @@ unsafe fn give_back(mapping: &Mapping) -> io::Result<()> {
     Ok(())
 }
 
-/// Drops pages of zeros of the heap, whose mapping this was a moment ago, as libraries have them for tables that nothing is in yet: who reads them finds zeros again.
-fn drop_zeros(heap: &Mapping, page: usize) -> io::Result<()> {
+/// Drops the heap's pages of zeros, as libraries have them for tables that nothing is in yet: who reads them finds zeros again.
+///
+/// # Safety
+/// `heap` was the heap's mapping a moment ago, and no other thread runs.
+unsafe fn drop_zeros(heap: &Mapping, page: usize) -> io::Result<()> {
     const WORD: usize = size_of::<u64>();
     // It may have shrunk since its mapping was read, at any release of memory.
     // SAFETY: asks where the heap ends, and moves nothing.
@@ -63,8 +67,8 @@ fn drop_zeros(heap: &Mapping, page: usize) -> io::Result<()> {
     // Nothing here takes or releases any.
     for start in (heap.start..end).step_by(page) {
         let mut words = (start..start + page).step_by(WORD).map(std::ptr::without_provenance::<u64>);
-        // SAFETY: the page lies in the heap as it is now, is readable, and of this process, whose only thread this is; whoever the bytes belong to, they
-        // are read as they are, aligned.
+        // SAFETY: the page lies in the heap as it is now, and is readable; whoever the bytes belong to, they are read as they
+        // are, aligned, and nobody writes to them meanwhile.
         if words.all(|word| unsafe { word.read_volatile() } == 0) {
             // SAFETY: the page is of zeros, and will be again; nothing was written to it since it was read.
             unsafe { give_back(&Mapping { start, length: page }) }?;
