@@ -7,15 +7,21 @@ use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::Signal;
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use nix::unistd::{AccessFlags, Pid, access, getpid};
 
 use crate::mountinfo::unescaped;
+use crate::process::single_thread;
 use crate::sys::process;
 
 /// How long a cgroup's last processes may take to vanish.
 const VANISH: Duration = Duration::from_secs(5);
+
+/// The file of a cgroup that lists its processes, and takes one by its number.
+const PROCESSES: &str = "cgroup.procs";
 
 /// A hierarchy that is mounted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,19 +117,18 @@ pub fn v1_cgroup_of(controller: &str, pid: Pid) -> io::Result<Option<PathBuf>> {
     hierarchy.folder(path).map(Some)
 }
 
-/// Has the kernel begin what it waits for before it moves a process to another cgroup, a grace period of its RCU of some
-/// milliseconds: whoever moves one meanwhile waits for the rest of it alone. Waits itself until that is over.
+/// Has the kernel begin what it waits for before it moves a process to another cgroup of the v2 hierarchy, a grace period of its RCU
+/// of some milliseconds: whoever moves one meanwhile waits for the rest of it alone. Waits itself until that is over.
 ///
 /// # Errors
 /// When this process's cgroup cannot be found, or the kernel refuses.
 pub fn begin_moves() -> io::Result<()> {
     let own = getpid();
-    let cgroup = match Unified::find() {
-        Some(hierarchy) => Some(hierarchy.cgroup_of(own)?),
-        None => v1_cgroup_of("pids", own)?,
-    };
     // To where it is already.
-    cgroup.map_or(Ok(()), |cgroup| OwnCgroup(cgroup).take(own))
+    match Unified::find() {
+        Some(hierarchy) => OwnCgroup(hierarchy.cgroup_of(own)?).take(own),
+        None => Ok(()),
+    }
 }
 
 /// Where the cgroup v1 hierarchies of `controllers` are mounted, as near to whole as they are.
@@ -136,6 +141,60 @@ pub fn v1_mounts<'a>(controllers: impl IntoIterator<Item = &'a str>) -> io::Resu
     let depth = |found: &Hierarchy| found.root.components().count();
     let mounts = controllers.filter_map(|name| v1_in_table(name, &table).min_by_key(depth));
     Ok(mounts.map(|found| found.mount).collect())
+}
+
+/// Moves this process, which must have one thread, into the cgroup `below` of each v1 hierarchy that is mounted at one of `mounts`, and
+/// makes those that are not there; `below` is a path of plain names. What this process forks from then on is born there.
+///
+/// The kernel has a process with all its threads wait for a grace period of its RCU, a thread that moves itself not: that is what
+/// `tasks` is for, which only v1 has. So that who is to move a child of this process afterwards, by `cgroup.procs`, does not have it wait,
+/// that file takes and does nothing in the mount namespace that this process enters for good, once it is where the write would move
+/// it.
+///
+/// # Errors
+/// When this process has several threads, a cgroup cannot be made or entered, or the kernel refuses a mount. It may be in some of them then;
+/// who moves it by `cgroup.procs` moves it into the others.
+pub fn enter_v1<'a>(mounts: impl IntoIterator<Item = &'a PathBuf>, below: &Path) -> io::Result<()> {
+    single_thread("move")?;
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    let none = None::<&str>;
+    for point in mounts {
+        let cgroup = make_v1(point, below)?;
+        write(&cgroup.join("tasks"), "0")?;
+        // The machine's own mount keeps its file.
+        mount(none, point, none, MsFlags::MS_SLAVE, none)?;
+        mount(Some("/dev/null"), &cgroup.join(PROCESSES), none, MsFlags::MS_BIND, none)?;
+    }
+    Ok(())
+}
+
+/// Makes a cgroup and those above it. On the hierarchy of cpusets a new one has no processors and no memory, and takes no process
+/// before it has: it gets those of the one above.
+fn make_v1(mount: &Path, below: &Path) -> io::Result<PathBuf> {
+    let mut cgroup = mount.to_owned();
+    for name in below.components() {
+        let above = cgroup.clone();
+        cgroup.push(name);
+        match fs::create_dir(&cgroup) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        for set in ["cpuset.cpus", "cpuset.mems"] {
+            match fs::read_to_string(cgroup.join(set)) {
+                Ok(text) if text.trim().is_empty() => {
+                    write(&cgroup.join(set), &fs::read_to_string(above.join(set))?)?;
+                }
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                Ok(_) | Err(_) => {}
+            }
+        }
+    }
+    Ok(cgroup)
+}
+
+/// Writes to a file that is there: where there is none, there is no cgroup.
+fn write(path: &Path, text: &str) -> io::Result<()> {
+    fs::OpenOptions::new().write(true).open(path)?.write_all(text.as_bytes())
 }
 
 fn v1_in_table<'a>(controller: &'a str, table: &'a str) -> impl Iterator<Item = Hierarchy> + 'a {
@@ -177,9 +236,7 @@ impl OwnCgroup {
     /// # Errors
     /// When there is no such process or cgroup, or the kernel refuses.
     pub fn take(&self, process: Pid) -> io::Result<()> {
-        // Not created: where there is no such file, there is no cgroup.
-        let mut file = fs::OpenOptions::new().write(true).open(self.0.join("cgroup.procs"))?;
-        file.write_all(process.to_string().as_bytes())
+        write(&self.0.join(PROCESSES), &process.to_string())
     }
 
     /// Ends what runs in it, and removes it. Nothing there is no error.
@@ -202,7 +259,7 @@ impl OwnCgroup {
     }
 
     fn kill(&self) -> io::Result<()> {
-        let text = match fs::read_to_string(self.0.join("cgroup.procs")) {
+        let text = match fs::read_to_string(self.0.join(PROCESSES)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             read => read?,
         };

@@ -114,9 +114,12 @@ fn start(flags: &Flags) -> Result<()> {
     print(address.as_bytes())
 }
 
-/// What the kernel waits for before the new container's process is moved into its cgroups begins now, in a helper that
-/// nobody waits for; without it the container starts a little later.
+/// What the kernel waits for before libcontainer moves the new container's process into its cgroup on v2 begins now, in a helper
+/// that nobody waits for; without it the container starts a little later. On v1 nobody waits.
 fn begin_moves() {
+    if crate::network::is_beside_v1().unwrap_or(true) {
+        return;
+    }
     let helper = || {
         // containerd reads this process's output to its end.
         let detached = File::options().read(true).write(true).open("/dev/null").and_then(|null| {

@@ -1,7 +1,8 @@
 //! What is asked of a container's cgroup, each in a child of the shim.
 
+use std::collections::BTreeSet;
 use std::io;
-use std::path::{Component, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use containerd_shim::cgroup::{get_cgroup, update_resources};
 use libcgroups::common::{
@@ -16,8 +17,8 @@ use libcgroups::v2::manager::V2ManagerError;
 use libcontainer::container::Container;
 use nix::errno::Errno;
 use nix::unistd::Pid;
-use oci_spec::runtime::{LinuxResources, Spec};
-use sandbox::cgroup::{Unified, v1_cgroup_of, v1_mounts};
+use oci_spec::runtime::{LinuxResources, Mount, Spec};
+use sandbox::cgroup::{Unified, enter_v1, v1_cgroup_of, v1_mounts};
 use sandbox::spec::V1Cgroup;
 
 use crate::error::{Failure, Kind};
@@ -199,6 +200,47 @@ pub(crate) fn v1_cgroups(spec: &Spec) -> Result<Vec<V1Cgroup>, Failure> {
         Some(V1Cgroup { name, path: hierarchy.join(below) })
     };
     Ok(hierarchies.iter().filter_map(of).collect())
+}
+
+/// Moves this child, which is about to create the container of `spec`, into the container's cgroups on v1, for which the kernel waits less
+/// than when libcontainer does it (`sandbox::cgroup::enter_v1`). Where it cannot, libcontainer does.
+pub(crate) fn enter(spec: &Spec, systemd: bool) {
+    let linux = spec.linux().as_ref();
+    let path = linux.and_then(|linux| linux.cgroups_path().as_ref());
+    // Hooks are run in this child's mount namespace, and are to find the machine's.
+    let hooks = spec.hooks().as_ref();
+    let hooked = hooks.is_some_and(|hooks| hooks.prestart().is_some() || hooks.create_runtime().is_some());
+    if let Some(path) = path.filter(|_| !systemd && !hooked) {
+        enter_at(path, |mounts| {
+            let recursive = |mount: &&Mount| mount.options().iter().flatten().any(|option| option == "rbind");
+            let binds = spec.mounts().iter().flatten().filter(recursive);
+            let shows = |source: &PathBuf| {
+                mounts.iter().any(|point| point.starts_with(source) || source.starts_with(point))
+            };
+            binds.filter_map(|mount| mount.source().as_ref()).any(shows)
+        });
+    }
+}
+
+/// As [`enter`], for a child that is about to start an exec in `container`.
+pub(crate) fn enter_again(container: &Container) {
+    if let Some(spec) = container.spec().ok().filter(|_| !container.systemd()) {
+        enter_at(&spec.cgroup_path, |_| false);
+    }
+}
+
+/// `shown` says whether the container is to see one of the hierarchies that are mounted there, as this child sees it.
+fn enter_at(path: &Path, shown: impl FnOnce(&BTreeSet<PathBuf>) -> bool) {
+    let below = path.strip_prefix("/").unwrap_or(path);
+    let plain = below.components().all(|part| matches!(part, Component::Normal(_)));
+    if !plain || below.as_os_str().is_empty() || !crate::network::is_beside_v1().unwrap_or(false) {
+        return;
+    }
+    let entered = v1_mounts(V1_CONTROLLERS)
+        .and_then(|mounts| if shown(&mounts) { Ok(()) } else { enter_v1(&mounts, below) });
+    if let Err(err) = entered {
+        tracing::debug!(error = %err, cgroup = %path.display(), "left to libcontainer to enter");
+    }
 }
 
 /// Freezes or thaws the container.

@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::time::Duration;
 
 use nix::fcntl::OFlag;
@@ -34,7 +34,26 @@ where
     T: Serialize + DeserializeOwned,
     F: FnOnce() -> Result<T, Failure>,
 {
-    let mut child = spawn(reaper, what, keep, |answers| i32::from(answers.send(&operation()).is_err()))?;
+    run_in(None, reaper, what, keep, operation).await
+}
+
+/// As [`run`], in a child that is born in the cgroup whose folder is open as `cgroup`, if the kernel can do that.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) async fn run_in<T, F>(
+    cgroup: Option<BorrowedFd<'_>>,
+    reaper: &Reaper,
+    what: &str,
+    keep: &[RawFd],
+    operation: F,
+) -> Result<T, Failure>
+where
+    T: Serialize + DeserializeOwned,
+    F: FnOnce() -> Result<T, Failure>,
+{
+    let body = |answers: Answers| i32::from(answers.send(&operation()).is_err());
+    let mut child = spawn_in(cgroup, reaper, what, keep, body)?;
     child.answer(DEADLINE).await
 }
 
@@ -76,6 +95,16 @@ pub(crate) fn spawn(
     keep: &[RawFd],
     body: impl FnOnce(Answers) -> i32,
 ) -> Result<Child, Failure> {
+    spawn_in(None, reaper, what, keep, body)
+}
+
+fn spawn_in(
+    cgroup: Option<BorrowedFd<'_>>,
+    reaper: &Reaper,
+    what: &str,
+    keep: &[RawFd],
+    body: impl FnOnce(Answers) -> i32,
+) -> Result<Child, Failure> {
     let fail = |err: &(dyn std::error::Error + 'static)| {
         Failure::internal(&format!("cannot start a child to {what}"), err)
     };
@@ -86,7 +115,7 @@ pub(crate) fn spawn(
     all.extend(crate::logging::descriptor());
     let writer = Answers(File::from(writer));
     let expecting = reaper.expecting();
-    let pid = sandbox::process::spawn(&all, move || body(writer)).map_err(|err| fail(&err))?;
+    let pid = sandbox::process::spawn_in(cgroup, &all, move || body(writer)).map_err(|err| fail(&err))?;
     let exit = reaper.exit_of(pid);
     drop(expecting);
     Ok(Child { what: what.to_owned(), pid, answers, exit })

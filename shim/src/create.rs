@@ -18,13 +18,14 @@ use sandbox::handover::Giver;
 use sandbox::programs;
 use sandbox::spec::ImagePrograms;
 
+use crate::cgroup;
 use crate::config::Config;
 use crate::error::{Failure, Kind, chain};
 use crate::executables;
 use crate::executor::WallsExecutor;
 use crate::identity::{Id, Identity, Role};
 use crate::image::{self, Image};
-use crate::network::Move;
+use crate::network;
 use crate::policies;
 use crate::process;
 use crate::records::{Context, Recorder, Spool};
@@ -55,6 +56,8 @@ pub(crate) struct Creation {
     pub(crate) console: Option<PathBuf>,
     /// Where it hands over its listener.
     pub(crate) giver: Giver,
+    /// Why the child that creates it is not born in the container's own cgroup, where it is to be.
+    pub(crate) no_cgroup: Option<String>,
 }
 
 /// Creates the container; its process id in the shim's pid namespace. What a failure leaves behind, the shim removes:
@@ -63,7 +66,6 @@ pub(crate) struct Creation {
 /// # Errors
 /// When the labels are invalid, the policy refuses, a wall cannot be prepared, or libcontainer fails.
 pub(crate) fn create(creation: Creation) -> Result<i32, Failure> {
-    let moved = Move::into_new(&creation.folders)?;
     creation.mount()?;
     let mut spec = Spec::load(creation.bundle.join("config.json"))
         .map_err(|err| Failure::from_error(Kind::Invalid, &err))?;
@@ -74,7 +76,8 @@ pub(crate) fn create(creation: Creation) -> Result<i32, Failure> {
     let walls = decision.walls(&mut spec, &rootfs, identity)?;
     creation.check_init(&walls, &spec)?;
     let walls = creation.harden(&mut spec, walls, chain.as_deref())?;
-    moved.wait(&walls)?;
+    network::check_birth(&creation.folders, &walls, creation.no_cgroup.as_deref())?;
+    cgroup::enter(&spec, creation.is_systemd(&spec));
     creation.build(&spec, walls)
 }
 
@@ -141,11 +144,12 @@ impl Creation {
             // Not behind walls: this program runs in the container's namespaces then, where others may look at it.
             sandbox::spec::defer_devices(spec, &rootfs);
         }
-        sandbox::spec::translate(spec, &crate::cgroup::v1_cgroups(spec)?)
+        sandbox::spec::translate(spec, &cgroup::v1_cgroups(spec)?)
             .map_err(|err| Failure::from_error(Kind::Invalid, &err))?;
         sandbox::spec::stage(spec, &self.bundle.join("keep-mounts"), &rootfs)
             .map_err(|err| Failure::from_error(Kind::Internal, &err))?;
-        spec.save(self.folders.bundle().join("config.json"))
+        self.folders
+            .save_spec(spec)
             .map_err(|err| Failure::internal("cannot write the hardened runtime spec", &err))?;
         self.folders
             .save(&walls)
@@ -153,10 +157,16 @@ impl Creation {
         Ok(walls)
     }
 
+    /// Whether systemd makes the container's cgroups.
+    fn is_systemd(&self, spec: &Spec) -> bool {
+        self.config.systemd_cgroup.unwrap_or_else(|| is_systemd_path(spec))
+    }
+
     /// Has libcontainer build the container, up to a process that waits.
     fn build(self, spec: &Spec, walls: Walls) -> Result<i32, Failure> {
         let failed =
             |err: libcontainer::error::LibcontainerError| Failure::internal("cannot create container", &err);
+        let systemd = self.is_systemd(spec);
         self.stdio
             .chown(sandbox::spec::owner(spec))
             .map_err(|err| Failure::internal("cannot give the streams to the container's user", &err))?;
@@ -168,7 +178,7 @@ impl Creation {
         [builder.stdin, builder.stdout, builder.stderr] = self.stdio.into_descriptors();
         let container = builder
             .as_init(self.folders.bundle())
-            .with_systemd(self.config.systemd_cgroup.unwrap_or_else(|| is_systemd_path(spec)))
+            .with_systemd(systemd)
             .as_sibling(true)
             .with_detach(true)
             .build()

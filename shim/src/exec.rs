@@ -11,11 +11,12 @@ use profiles::policy::InteractiveExec;
 use profiles::record::{Observation, Verdict};
 use sandbox::handover::Giver;
 
+use crate::cgroup;
 use crate::create::check_program;
 use crate::error::{Failure, Kind, chain};
 use crate::executor::WallsExecutor;
 use crate::identity::Id;
-use crate::network::Move;
+use crate::network;
 use crate::process::{program, search_path};
 use crate::stdio::ProcessStdio;
 use crate::walls::{Folders, Starting, Walls, write_private};
@@ -39,6 +40,8 @@ pub(crate) struct Exec {
     pub(crate) console: Option<PathBuf>,
     /// Where it hands over its listener.
     pub(crate) giver: Giver,
+    /// Why the child that starts it is not born in the container's own cgroup, where it is to be.
+    pub(crate) no_cgroup: Option<String>,
 }
 
 /// Creates and starts the process; its id in the shim's pid namespace. Its [`Starting`] folder is the shim's to remove: this
@@ -48,7 +51,6 @@ pub(crate) struct Exec {
 /// When the policy refuses the session, the program was not declared, or libcontainer fails.
 pub(crate) fn start(exec: Exec) -> Result<i32, Failure> {
     let internal = |doing: &str, err: &(dyn std::error::Error + 'static)| Failure::internal(doing, err);
-    let moved = Move::into_existing(&exec.folders)?;
     let mut process = parse(&exec.exec_id, &exec.spec)?;
     // The request says it, as under runc: the streams were made for that.
     process.set_terminal(Some(exec.console.is_some()));
@@ -72,7 +74,8 @@ pub(crate) fn start(exec: Exec) -> Result<i32, Failure> {
     let owner = sandbox::idmap::owner_in(pid.as_raw(), user)
         .map_err(|err| internal("cannot tell whose the container's users are", &err))?;
     exec.stdio.chown(owner).map_err(|err| internal("cannot give the streams to the exec's user", &err))?;
-    moved.wait(&walls)?;
+    network::check_birth(&exec.folders, &walls, exec.no_cgroup.as_deref())?;
+    cgroup::enter_again(&container);
     libcontainer(exec, walls, &starting)
 }
 

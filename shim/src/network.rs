@@ -1,13 +1,12 @@
 //! A container's cgroup on the v2 hierarchy, where programs watch its sockets. On pure v2 it is the one that libcontainer
 //! makes; beside v1 it is one of our own, for libcontainer makes none there.
 
+use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 
 use libcgroups::common::{CgroupSetup, get_cgroup_setup};
 use libcontainer::container::Container;
-use nix::errno::Errno;
-use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Pid, getpid};
 use sandbox::cgroup::{OwnCgroup, Unified};
 use sandbox::network::{Denials, NetworkWall, ProcessNamespace, name_servers};
@@ -15,83 +14,66 @@ use sandbox::network::{Denials, NetworkWall, ProcessNamespace, name_servers};
 use crate::error::{Failure, Kind};
 use crate::walls::{Folders, Walls};
 
-/// A move of this child into the container's cgroup, where that is one of our own: what the child makes from then on is born
-/// there.
-///
-/// Who moves a process waits for a grace period of the kernel's RCU, some milliseconds; who moves one right afterwards, as
-/// libcontainer does, does not. So a helper of the child begins this first of all, and it is waited for before libcontainer forks.
-#[derive(Debug)]
-pub(crate) enum Move {
-    /// A helper moves the child into the cgroup.
-    UnderWay(OwnCgroup, Pid),
-    /// The machine's cgroups are v1, and there is no hierarchy to move in.
-    Impossible,
-    /// The machine's cgroups are v2: libcontainer moves the container's process.
-    NotNeeded,
+/// Where a child that makes a process of the container is born: in the container's cgroup, where that is one of our own. What the child
+/// makes is born there too.
+#[derive(Debug, Default)]
+pub(crate) struct Birthplace {
+    /// The cgroup's folder; none where it is not one of our own.
+    folder: Option<File>,
+    /// Why it could not be had.
+    problem: Option<String>,
 }
 
-impl Move {
-    /// Begins to move this child into a new cgroup.
-    ///
-    /// # Errors
-    /// When the versions of the machine's cgroups cannot be told, or the helper cannot be forked.
-    pub(crate) fn into_new(folders: &Folders) -> Result<Self, Failure> {
-        Self::begin(folders, |cgroup, child| cgroup.make().and_then(|()| cgroup.take(child)))
+impl Birthplace {
+    /// A new cgroup, for the container's own process.
+    pub(crate) fn make(folders: &Folders) -> Self {
+        Self::open(folders, OwnCgroup::make)
     }
 
-    /// Begins to move this child into the cgroup that the container was created with.
-    ///
-    /// # Errors
-    /// When the versions of the machine's cgroups cannot be told, or the helper cannot be forked.
-    pub(crate) fn into_existing(folders: &Folders) -> Result<Self, Failure> {
-        Self::begin(folders, OwnCgroup::take)
+    /// The cgroup that the container was created with, for an exec.
+    pub(crate) fn find(folders: &Folders) -> Self {
+        Self::open(folders, |_| Ok(()))
     }
 
-    fn begin(folders: &Folders, how: fn(&OwnCgroup, Pid) -> io::Result<()>) -> Result<Self, Failure> {
-        if !is_beside_v1()? {
-            return Ok(Self::NotNeeded);
+    fn open(folders: &Folders, prepare: fn(&OwnCgroup) -> io::Result<()>) -> Self {
+        match is_beside_v1() {
+            Ok(true) => {}
+            Ok(false) => return Self::default(),
+            Err(failure) => return Self { folder: None, problem: Some(failure.to_string()) },
         }
-        let Some(hierarchy) = Unified::find() else { return Ok(Self::Impossible) };
+        let Some(hierarchy) = Unified::find() else { return Self::default() };
         let cgroup = hierarchy.own(&folders.cgroup_name());
-        let (child, theirs) = (getpid(), cgroup.clone());
-        // What it exits with is the error's number.
-        let helper = move || {
-            how(&theirs, child).map_or_else(|err| err.raw_os_error().unwrap_or(Errno::EIO as i32), |()| 0)
-        };
-        let helper = sandbox::process::spawn(&[], helper)
-            .map_err(|err| Failure::internal("cannot fork a helper that moves into a cgroup", &err))?;
-        Ok(Self::UnderWay(cgroup, helper))
-    }
-
-    /// Waits until it is done.
-    ///
-    /// # Errors
-    /// When it failed, or there is no hierarchy, and the network wall of `walls` needs it.
-    pub(crate) fn wait(self, walls: &Walls) -> Result<(), Failure> {
-        let needed = walls.plan.sockets.is_some();
-        let (cgroup, helper) = match self {
-            Self::UnderWay(cgroup, helper) => (cgroup, helper),
-            Self::Impossible if needed => return Err(no_hierarchy()),
-            Self::Impossible | Self::NotNeeded => return Ok(()),
-        };
-        let moved = match waitpid(helper, None) {
-            Ok(WaitStatus::Exited(_, 0)) => Ok(()),
-            Ok(WaitStatus::Exited(_, number)) => Err(io::Error::from_raw_os_error(number)),
-            Ok(status) => Err(io::Error::other(format!("its helper ended: {status:?}"))),
-            Err(errno) => Err(errno.into()),
-        };
-        match moved {
-            Err(err) if needed => {
-                let place = cgroup.path().display();
-                Err(Failure::internal(&format!("cannot move into the cgroup {place}"), &err))
-            }
-            Err(err) => {
-                tracing::debug!(error = %err, cgroup = %cgroup.path().display(), "not moved, and not needed");
-                Ok(())
-            }
-            Ok(()) => Ok(()),
+        match prepare(&cgroup).and_then(|()| File::open(cgroup.path())) {
+            Ok(folder) => Self { folder: Some(folder), problem: None },
+            Err(err) => Self { folder: None, problem: Some(err.to_string()) },
         }
     }
+
+    /// Its folder, and why there is none.
+    pub(crate) fn into_parts(self) -> (Option<File>, Option<String>) {
+        (self.folder, self.problem)
+    }
+}
+
+/// Looks whether this child was born in the container's cgroup, where the network wall of `walls` needs that; `problem` is what
+/// [`Birthplace`] said.
+///
+/// # Errors
+/// When it was not: what the child makes would be watched by nobody.
+pub(crate) fn check_birth(folders: &Folders, walls: &Walls, problem: Option<&str>) -> Result<(), Failure> {
+    if walls.plan.sockets.is_none() || !is_beside_v1()? {
+        return Ok(());
+    }
+    let hierarchy = Unified::find().ok_or_else(no_hierarchy)?;
+    let own = hierarchy.own(&folders.cgroup_name());
+    let born = hierarchy
+        .cgroup_of(getpid())
+        .map_err(|err| Failure::internal("cannot find a child's cgroup", &err))?;
+    if born == own.path() {
+        return Ok(());
+    }
+    let because = problem.unwrap_or("the kernel lets no process be born in a cgroup");
+    Err(Failure::new(Kind::Internal, format!("cannot enter the cgroup {}: {because}", own.path().display())))
 }
 
 /// Whether the machine's cgroups are v1, with a v2 hierarchy beside them or without.

@@ -26,6 +26,7 @@ use crate::error::{Failure, Kind, chain};
 use crate::events::Publisher;
 use crate::identity::Id;
 use crate::lifecycle::{Lifecycle, Step};
+use crate::network::Birthplace;
 use crate::observer::{Observer, Of};
 use crate::reaper::Reaper;
 use crate::remove;
@@ -132,6 +133,7 @@ impl Pod {
             }
             Failure::internal("cannot make the container's state folder", &err)
         })?;
+        let (cgroup, no_cgroup) = Birthplace::make(&folders).into_parts();
         let creation = Creation {
             namespace: self.namespace.clone(),
             id: new.id.clone(),
@@ -143,9 +145,11 @@ impl Pod {
             stdio: theirs,
             console,
             giver,
+            no_cgroup,
         };
-        let created =
-            child::run(&self.reaper, "create the container", &keep, move || create::create(creation)).await;
+        let create = move || create::create(creation);
+        let cgroup = cgroup.as_ref().map(AsFd::as_fd);
+        let created = child::run_in(cgroup, &self.reaper, "create the container", &keep, create).await;
         let connected = created.and_then(|pid| {
             let master = terminal.map(Console::receive).transpose();
             let relay = master.and_then(|master| ours.relay(master));

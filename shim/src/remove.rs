@@ -19,25 +19,31 @@ const VANISH: Duration = Duration::from_secs(5);
 /// # Errors
 /// When something of it stays. What was gone already is no error.
 pub(crate) fn remove(folders: &Folders, bundle: &Path) -> Result<(), Failure> {
-    if folders.oci_state().exists() {
-        match Container::load(folders.oci_state()) {
-            Ok(mut container) => {
-                end(folders, container.pid().map(|pid| pid.as_raw()))?;
-                container
-                    .delete(true)
-                    .map_err(|err| Failure::internal("cannot delete the container", &err))?;
-            }
-            // libcontainer was ended before it wrote its state.
-            Err(err) => {
-                tracing::warn!(error = %chain(&err), "removing a container that was half created");
-                end(folders, None)?;
-                crate::cgroup::remove(folders)?;
-            }
+    match created(folders) {
+        Some(mut container) => {
+            end(folders, container.pid().map(|pid| pid.as_raw()))?;
+            container.delete(true).map_err(|err| Failure::internal("cannot delete the container", &err))?;
+        }
+        None => {
+            end(folders, None)?;
+            crate::cgroup::remove(folders)?;
         }
     }
     crate::network::remove(folders)?;
     unmount(&bundle.join("rootfs"))?;
     folders.remove().map_err(|err| Failure::internal("cannot remove the container's state", &err))
+}
+
+/// The container as libcontainer noted it; none where it did not get so far that it knows the container's cgroups.
+fn created(folders: &Folders) -> Option<Container> {
+    let state = folders.oci_state();
+    if !state.exists() {
+        return None;
+    }
+    let loaded = Container::load(state).and_then(|container| container.spec().map(|_| container));
+    loaded
+        .inspect_err(|err| tracing::warn!(error = %chain(err), "removing a container that was half created"))
+        .ok()
 }
 
 /// Kills the container's processes and waits until they are gone, so that its cgroup can be removed.

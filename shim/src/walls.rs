@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{Capabilities, Capability, LinuxCapabilities, Process};
+use oci_spec::runtime::{Capabilities, Capability, LinuxCapabilities, Process, Spec};
 use profiles::plan::SeccompPlan;
 use profiles::record::{self, Allow, Granted, Observation};
 use profiles::{Intent, Plan, Policy, Profile};
@@ -217,6 +217,14 @@ impl Folders {
 
     fn walls(&self) -> PathBuf {
         self.base.join("walls.json")
+    }
+
+    /// Writes the hardened runtime spec, whole or not at all: who removes the container finds its cgroups by it.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub(crate) fn save_spec(&self, spec: &Spec) -> io::Result<()> {
+        replace_private(&self.bundle().join("config.json"), &serde_json::to_vec(spec)?)
     }
 
     /// Writes the walls, readable to root alone.

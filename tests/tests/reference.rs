@@ -37,7 +37,9 @@ const TESTS: &[(&str, Test)] = &[
     ("orphans end with the container", orphans),
     ("what shares the processes of another container ends with its own first", shared_processes),
     ("pause stops and resume goes on", pause),
+    ("init and execs are in the container's cgroups", own_cgroups),
     ("nothing writes to its cgroups", cgroups),
+    ("a volume shows the machine's cgroups as they are", cgroups_of_machine),
     ("a private volume does not show what is mounted later", private_volume),
     ("metrics name the container", metrics),
     ("much output arrives whole", much_output),
@@ -269,14 +271,43 @@ fn shared_processes(node: &Node, runtime: Runtime, id: &str) -> Result<()> {
     result.and(gone)
 }
 
+fn own_cgroups(node: &Node, runtime: Runtime, id: &str) -> Result<()> {
+    start(node, runtime, id, &["sleep", "60"])?;
+    let init = std::fs::read_to_string(format!("/proc/{}/cgroup", node.pid_of(id)?))?;
+    let exec = node.exec(id, &["cat", "/proc/self/cgroup"])?.success()?.stdout;
+    for text in [init, exec] {
+        let of_v1 = |line: &&str| !line.contains(":name=") && !line.starts_with("0::");
+        let mut lines: Vec<&str> = text.lines().filter(of_v1).collect();
+        if lines.is_empty() {
+            lines.extend(text.lines().filter(|line| line.starts_with("0::")));
+        }
+        ensure!(!lines.is_empty() && lines.iter().all(|line| line.ends_with(&format!("/{id}"))), "{text}");
+    }
+    Ok(())
+}
+
 fn cgroups(node: &Node, runtime: Runtime, id: &str) -> Result<()> {
     let mount = "type=cgroup,src=cgroup,dst=/sys/fs/cgroup,options=ro:nosuid:noexec:nodev";
     let line = "for f in /sys/fs/cgroup/cgroup.procs /sys/fs/cgroup/*/cgroup.procs; do \
-                [ -e $f ] && echo found $f && echo 1 >$f && echo wrote $f; done";
+                [ -e $f ] || continue; [ -n \"$(cat $f)\" ] && echo found $f || echo empty $f; \
+                echo 1 >$f && echo wrote $f; done";
     let words = ["sh", "-c", line];
     let said = node.start_container(runtime, &["--rm", "--mount", mount], BUSYBOX, id, &words)?;
     ensure!(said.stdout.contains("found"), "there are no cgroups: {said}");
-    ensure!(!said.stdout.contains("wrote"), "{said}");
+    ensure!(!said.stdout.contains("wrote") && !said.stdout.contains("empty"), "{said}");
+    Ok(())
+}
+
+fn cgroups_of_machine(node: &Node, runtime: Runtime, id: &str) -> Result<()> {
+    let mount = "type=bind,src=/sys/fs/cgroup,dst=/mnt,options=rbind:ro";
+    let line = format!(
+        "for f in /mnt/{0}/{id}/cgroup.procs /mnt/*/{0}/{id}/cgroup.procs; do \
+         [ -e $f ] || continue; [ -n \"$(cat $f)\" ] && echo found $f || echo empty $f; done",
+        node.namespace
+    );
+    let words = ["sh", "-c", &line];
+    let said = node.start_container(runtime, &["--rm", "--mount", mount], BUSYBOX, id, &words)?.success()?;
+    ensure!(said.stdout.contains("found") && !said.stdout.contains("empty"), "{said}");
     Ok(())
 }
 

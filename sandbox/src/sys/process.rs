@@ -1,25 +1,64 @@
 //! Forking, and what only a fork's child may do.
 
 use std::io;
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::unistd::{ForkResult, Pid};
 
-/// Forks; the child runs `child` and exits with its value, without running destructors or exit handlers of the parent.
-pub(crate) fn fork(child: impl FnOnce() -> i32) -> io::Result<Pid> {
-    // SAFETY: `process::spawn`, the only caller, saw that this process has one thread, so no lock is held by a thread
-    // that the child lacks.
-    match unsafe { nix::unistd::fork() }? {
-        ForkResult::Parent { child } => Ok(child),
-        ForkResult::Child => {
-            let run = std::panic::AssertUnwindSafe(child);
-            let code = std::panic::catch_unwind(run).unwrap_or_else(|_| std::process::abort());
-            // SAFETY: ends the process at once; nothing runs afterwards that could see broken state.
-            unsafe { libc::_exit(code) }
-        }
+/// Source: `linux/sched.h`; libc's is of a type that cannot hold it.
+const CLONE_INTO_CGROUP: u64 = 1 << 33;
+
+/// Forks; the child runs `child` and exits with its value, without running destructors or exit handlers of the parent. It is born in
+/// the cgroup whose folder is open as `cgroup`, if the kernel can do that.
+pub(crate) fn fork(cgroup: Option<BorrowedFd<'_>>, child: impl FnOnce() -> i32) -> io::Result<Pid> {
+    let born = match cgroup.map(clone_into) {
+        Some(Ok(born)) => born,
+        // SAFETY: `process::spawn_in`, the only caller, saw that this process has one thread, so no lock is held by a thread
+        // that the child lacks.
+        Some(Err(_)) | None => match unsafe { nix::unistd::fork() }? {
+            ForkResult::Parent { child } => Some(child),
+            ForkResult::Child => None,
+        },
+    };
+    let Some(born) = born else {
+        let run = std::panic::AssertUnwindSafe(child);
+        let code = std::panic::catch_unwind(run).unwrap_or_else(|_| std::process::abort());
+        // SAFETY: ends the process at once; nothing runs afterwards that could see broken state.
+        unsafe { libc::_exit(code) }
+    };
+    Ok(born)
+}
+
+/// As `fork`, into a cgroup of the v2 hierarchy, from Linux 5.7 on: the child's id in the parent, none in the child.
+fn clone_into(cgroup: BorrowedFd<'_>) -> io::Result<Option<Pid>> {
+    let number = |number: i32| u64::try_from(number).map_err(io::Error::other);
+    let arguments = libc::clone_args {
+        flags: CLONE_INTO_CGROUP,
+        pidfd: 0,
+        child_tid: 0,
+        parent_tid: 0,
+        exit_signal: number(libc::SIGCHLD)?,
+        stack: 0,
+        stack_size: 0,
+        tls: 0,
+        set_tid: 0,
+        set_tid_size: 0,
+        cgroup: number(cgroup.as_raw_fd())?,
+    };
+    // SAFETY: without CLONE_VM this is a fork: the child has a copy of all memory, this stack included. `arguments` has the size that is
+    // named and is only read. As with `fork` below no other thread can hold a lock. What libc's own fork does beside
+    // that is for processes of several threads, but for one: libc's note of the child's thread id stays the parent's, which
+    // nothing reads that the child does (raise and abort ask the kernel).
+    let born = unsafe {
+        libc::syscall(libc::SYS_clone3, std::ptr::from_ref(&arguments), size_of::<libc::clone_args>())
+    };
+    match i32::try_from(born).map_err(io::Error::other)? {
+        0 => Ok(None),
+        born @ 1.. => Ok(Some(Pid::from_raw(born))),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 

@@ -14,6 +14,7 @@ use crate::error::{Failure, Kind};
 use crate::exec::{self, Exec};
 use crate::identity::Id;
 use crate::lifecycle::Step;
+use crate::network::Birthplace;
 use crate::observer::{Observer, Of};
 use crate::reaper::Exit;
 use crate::stdio::StdioRequest;
@@ -79,6 +80,7 @@ impl Pod {
                 stdio: theirs,
                 console,
                 giver,
+                no_cgroup: None,
             };
             Ok((exec, observer, ours, terminal))
         })?;
@@ -132,14 +134,18 @@ impl Pod {
     }
 
     /// One child observes the exec, another makes its process.
-    async fn run_children(&self, exec: Exec, observer: Observer) -> Result<i32, Failure> {
+    async fn run_children(&self, mut exec: Exec, observer: Observer) -> Result<i32, Failure> {
         let keep_observer = [observer.taker.as_fd().as_raw_fd()];
         let mut keep = exec.stdio.raw();
         keep.push(exec.giver.as_fd().as_raw_fd());
         let mut serving = child::spawn(&self.reaper, "observe the exec", &keep_observer, move |answers| {
             observer.run(&answers)
         })?;
-        match child::run(&self.reaper, "start the exec", &keep, move || exec::start(exec)).await {
+        let (cgroup, no_cgroup) = Birthplace::find(&exec.folders).into_parts();
+        exec.no_cgroup = no_cgroup;
+        let start = move || exec::start(exec);
+        let cgroup = cgroup.as_ref().map(AsFd::as_fd);
+        match child::run_in(cgroup, &self.reaper, "start the exec", &keep, start).await {
             Ok(pid) => serving.answer::<()>(START).await.map(|()| pid),
             Err(failure) => {
                 serving.kill();
