@@ -30,7 +30,10 @@ pub const TESTS: &[(&str, Test)] = &[
     ("containers of a pod share a shim, which ends with the last", grouped),
     ("containerd's debug level reaches the shim's log", debug_level),
     ("-info says what the runtime does", info),
-    ("options by ConfigPath and by ConfigBody name the class, and wrong ones start nothing", options),
+    (
+        "options by ConfigPath and by ConfigBody name the class, wrong ones start nothing, runc's are not ours",
+        options,
+    ),
 ];
 
 fn sleeping(node: &Node, client: &Client, id: &str, sandbox: Option<&str>) -> Result<i32> {
@@ -283,32 +286,35 @@ fn info(node: &mut Node) -> Result<()> {
     Ok(())
 }
 
-/// Handler options as containerd passes them: `runtimeoptions.v1.Options`, with a path or a body.
-fn handler_options(field: u8, value: &str) -> Result<Any> {
+/// Handler options as containerd passes them: `runtimeoptions.v1.Options`, with a path or a body; or, as `ctr --runc-root` does for any
+/// runtime, `containerd.runc.v1.Options`.
+fn handler_options(kind: &str, field: u8, value: &str) -> Result<Any> {
     // A field of a protobuf message: its number and type, its length, its bytes.
     let length = u8::try_from(value.len()).ok().filter(|length| *length < 128).context("too long")?;
     let value = [&[field << 3 | 2, length], value.as_bytes()].concat();
-    Ok(Any { type_url: "runtimeoptions.v1.Options".to_owned(), value })
+    Ok(Any { type_url: format!("{kind}.v1.Options"), value })
 }
 
 fn options(node: &mut Node) -> Result<()> {
     const PATH: u8 = 2;
     const BODY: u8 = 3;
+    const RUNC_ROOT: u8 = 7;
     let file = node.folder.join("classes/strict.toml");
     std::fs::write(&file, "class = \"keep-strict\"\n")?;
     let file = file.to_string_lossy().into_owned();
     let cases = [
-        ("by-path", PATH, file.as_str(), Some("dev.keep.intent")),
-        ("by-body", BODY, "class = \"keep-strict\"\n", Some("dev.keep.intent")),
-        ("permissive", BODY, "class = \"keep-permissive\"\n", None),
-        ("no-file", PATH, "/no/such/file.toml", Some("/no/such/file.toml")),
-        ("wrong", BODY, "clas = \"keep\"\n", Some("clas")),
+        ("by-path", "runtimeoptions", PATH, file.as_str(), Some("dev.keep.intent")),
+        ("by-body", "runtimeoptions", BODY, "class = \"keep-strict\"\n", Some("dev.keep.intent")),
+        ("permissive", "runtimeoptions", BODY, "class = \"keep-permissive\"\n", None),
+        ("no-file", "runtimeoptions", PATH, "/no/such/file.toml", Some("/no/such/file.toml")),
+        ("wrong", "runtimeoptions", BODY, "clas = \"keep\"\n", Some("clas")),
+        ("runc-typed", "containerd.runc", RUNC_ROOT, "/no/such/root", None),
     ];
-    for (id, field, value, refused) in cases {
+    for (id, kind, field, value, refused) in cases {
         with(node, &[id], |node| {
             let client = Client::connect(node)?;
             node.make_container(Runtime::Keep, &[], BUSYBOX, id, &["sleep", "600"])?;
-            client.set_options(id, handler_options(field, value)?)?;
+            client.set_options(id, handler_options(kind, field, value)?)?;
             match (client.create(id, &Streams::default()), refused) {
                 (Ok(_), None) => Ok(()),
                 (Err(status), Some(words)) if status.message().contains(words) => Ok(()),
