@@ -94,6 +94,18 @@ impl Unified {
         self.0.folder(text.lines().find_map(|line| line.strip_prefix("0::")))
     }
 
+    /// Stays in its cgroup: who is to move a child of this process there, by `cgroup.procs`, does not have it wait as the kernel would, for
+    /// that file takes and does nothing in the mount namespace that this process enters for good.
+    ///
+    /// # Errors
+    /// When this process has several threads, or the kernel refuses a mount.
+    pub fn stay(&self) -> io::Result<()> {
+        let cgroup = self.cgroup_of(getpid())?;
+        single_thread("stay")?;
+        unshare(CloneFlags::CLONE_NEWNS)?;
+        cover(&self.0.mount, &cgroup)
+    }
+
     /// The cgroup `name` directly beneath the hierarchy's root, whether it is there or not.
     #[must_use]
     pub fn own(&self, name: &str) -> OwnCgroup {
@@ -157,14 +169,21 @@ pub fn v1_mounts<'a>(controllers: impl IntoIterator<Item = &'a str>) -> io::Resu
 pub fn enter_v1<'a>(mounts: impl IntoIterator<Item = &'a PathBuf>, below: &Path) -> io::Result<()> {
     single_thread("move")?;
     unshare(CloneFlags::CLONE_NEWNS)?;
-    let none = None::<&str>;
     for point in mounts {
         let cgroup = make_v1(point, below)?;
         write(&cgroup.join("tasks"), "0")?;
-        // The machine's own mount keeps its file.
-        mount(none, point, none, MsFlags::MS_SLAVE, none)?;
-        mount(Some("/dev/null"), &cgroup.join(PROCESSES), none, MsFlags::MS_BIND, none)?;
+        cover(point, &cgroup)?;
     }
+    Ok(())
+}
+
+/// Has the file of `cgroup` that takes processes take them and do nothing, in this process's mount namespace, which must be its own;
+/// `point` is where the hierarchy is mounted.
+fn cover(point: &Path, cgroup: &Path) -> io::Result<()> {
+    let none = None::<&str>;
+    // The machine's own mount keeps its file.
+    mount(none, point, none, MsFlags::MS_SLAVE, none)?;
+    mount(Some("/dev/null"), &cgroup.join(PROCESSES), none, MsFlags::MS_BIND, none)?;
     Ok(())
 }
 

@@ -16,7 +16,7 @@ use libcgroups::v1::util::get_subsystem_mount_point;
 use libcgroups::v2::manager::V2ManagerError;
 use libcontainer::container::Container;
 use nix::errno::Errno;
-use nix::unistd::Pid;
+use nix::unistd::{Pid, getpid};
 use oci_spec::runtime::{LinuxResources, Mount, Spec};
 use sandbox::cgroup::{Unified, enter_v1, v1_cgroup_of, v1_mounts};
 use sandbox::spec::V1Cgroup;
@@ -222,11 +222,23 @@ pub(crate) fn enter(spec: &Spec, systemd: bool) {
     }
 }
 
-/// As [`enter`], for a child that is about to start an exec in `container`.
-pub(crate) fn enter_again(container: &Container) {
-    if let Some(spec) = container.spec().ok().filter(|_| !container.systemd()) {
-        enter_at(&spec.cgroup_path, |_| false);
+/// As [`enter`], for a child that is about to start an exec in `container`; on v2 it may have been born there.
+///
+/// # Errors
+/// When the versions of the machine's cgroups cannot be told.
+pub(crate) fn enter_again(container: &Container) -> Result<(), Failure> {
+    if crate::network::is_beside_v1()? {
+        if let Some(spec) = container.spec().ok().filter(|_| !container.systemd()) {
+            enter_at(&spec.cgroup_path, |_| false);
+        }
+    } else if let (Some(hierarchy), Some(init)) = (Unified::find(), container.pid())
+        && let Ok(cgroup) = hierarchy.cgroup_of(Pid::from_raw(init.as_raw()))
+        && hierarchy.cgroup_of(getpid()).is_ok_and(|own| own == cgroup)
+        && let Err(err) = hierarchy.stay()
+    {
+        tracing::debug!(error = %err, cgroup = %cgroup.display(), "left to libcontainer to enter");
     }
+    Ok(())
 }
 
 /// `shown` says whether the container is to see one of the hierarchies that are mounted there, as this child sees it.

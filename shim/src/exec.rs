@@ -40,7 +40,9 @@ pub(crate) struct Exec {
     pub(crate) console: Option<PathBuf>,
     /// Where it hands over its listener.
     pub(crate) giver: Giver,
-    /// Why the child that starts it is not born in the container's own cgroup, where it is to be.
+    /// The container's own process.
+    pub(crate) init: i32,
+    /// Why the child that starts it is not born in the container's cgroup, where it is to be.
     pub(crate) no_cgroup: Option<String>,
 }
 
@@ -75,7 +77,7 @@ pub(crate) fn start(exec: Exec) -> Result<i32, Failure> {
         .map_err(|err| internal("cannot tell whose the container's users are", &err))?;
     exec.stdio.chown(owner).map_err(|err| internal("cannot give the streams to the exec's user", &err))?;
     network::check_birth(&exec.folders, &walls, exec.no_cgroup.as_deref())?;
-    cgroup::enter_again(&container);
+    cgroup::enter_again(&container)?;
     libcontainer(exec, walls, &starting)
 }
 

@@ -8,43 +8,50 @@ use std::path::PathBuf;
 use libcgroups::common::{CgroupSetup, get_cgroup_setup};
 use libcontainer::container::Container;
 use nix::unistd::{Pid, getpid};
-use sandbox::cgroup::{OwnCgroup, Unified};
+use sandbox::cgroup::Unified;
 use sandbox::network::{Denials, NetworkWall, ProcessNamespace, name_servers};
 
 use crate::error::{Failure, Kind};
 use crate::walls::{Folders, Walls};
 
-/// Where a child that makes a process of the container is born: in the container's cgroup, where that is one of our own. What the child
-/// makes is born there too.
+/// Where a child that makes a process of the container is born: in the container's cgroup on the v2 hierarchy. What the child makes is
+/// born there too.
 #[derive(Debug, Default)]
 pub(crate) struct Birthplace {
-    /// The cgroup's folder; none where it is not one of our own.
+    /// The cgroup's folder; none where libcontainer moves the process.
     folder: Option<File>,
     /// Why it could not be had.
     problem: Option<String>,
 }
 
 impl Birthplace {
-    /// A new cgroup, for the container's own process.
+    /// A new cgroup, for the container's own process, where it is one of our own.
     pub(crate) fn make(folders: &Folders) -> Self {
-        Self::open(folders, OwnCgroup::make)
+        Self::open(|hierarchy, beside_v1| {
+            let own = beside_v1.then(|| hierarchy.own(&folders.cgroup_name()));
+            own.map(|own| own.make().map(|()| own.path().to_owned())).transpose()
+        })
     }
 
-    /// The cgroup that the container was created with, for an exec.
-    pub(crate) fn find(folders: &Folders) -> Self {
-        Self::open(folders, |_| Ok(()))
+    /// The cgroup that the container was created with, whose own process is `init`, for an exec.
+    pub(crate) fn find(folders: &Folders, init: i32) -> Self {
+        Self::open(|hierarchy, beside_v1| {
+            let cgroup = match beside_v1 {
+                true => hierarchy.own(&folders.cgroup_name()).path().to_owned(),
+                false => hierarchy.cgroup_of(Pid::from_raw(init))?,
+            };
+            Ok(Some(cgroup))
+        })
     }
 
-    fn open(folders: &Folders, prepare: fn(&OwnCgroup) -> io::Result<()>) -> Self {
-        match is_beside_v1() {
-            Ok(true) => {}
-            Ok(false) => return Self::default(),
+    fn open(find: impl FnOnce(&Unified, bool) -> io::Result<Option<PathBuf>>) -> Self {
+        let beside_v1 = match is_beside_v1() {
+            Ok(beside_v1) => beside_v1,
             Err(failure) => return Self { folder: None, problem: Some(failure.to_string()) },
-        }
+        };
         let Some(hierarchy) = Unified::find() else { return Self::default() };
-        let cgroup = hierarchy.own(&folders.cgroup_name());
-        match prepare(&cgroup).and_then(|()| File::open(cgroup.path())) {
-            Ok(folder) => Self { folder: Some(folder), problem: None },
+        match find(&hierarchy, beside_v1).and_then(|cgroup| cgroup.map(File::open).transpose()) {
+            Ok(folder) => Self { folder, problem: None },
             Err(err) => Self { folder: None, problem: Some(err.to_string()) },
         }
     }

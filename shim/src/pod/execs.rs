@@ -80,6 +80,7 @@ impl Pod {
                 stdio: theirs,
                 console,
                 giver,
+                init: container.init.pid,
                 no_cgroup: None,
             };
             Ok((exec, observer, ours, terminal))
@@ -141,7 +142,7 @@ impl Pod {
         let mut serving = child::spawn(&self.reaper, "observe the exec", &keep_observer, move |answers| {
             observer.run(&answers)
         })?;
-        let (cgroup, no_cgroup) = Birthplace::find(&exec.folders).into_parts();
+        let (cgroup, no_cgroup) = Birthplace::find(&exec.folders, exec.init).into_parts();
         exec.no_cgroup = no_cgroup;
         let start = move || exec::start(exec);
         let cgroup = cgroup.as_ref().map(AsFd::as_fd);
