@@ -5,6 +5,9 @@
 //! `keep-task lives RUNS ID...` has containers whose programs end by themselves live in turn; prints for each the median
 //! microseconds of a life's steps.
 //!
+//! `keep-task execs RUNS ID...` runs `/bin/true ok` in running containers in turn, as a probe is run; prints for each the median of the
+//! microseconds that it took.
+//!
 //! `keep-task version ID VERSION` has a container's runtime spec be of another version: crun 1.8 does not run what says 1.2 or later.
 //!
 //! Like `ctr`, it takes `CONTAINERD_ADDRESS` and `CONTAINERD_NAMESPACE`.
@@ -26,15 +29,34 @@ fn main() -> Result<()> {
         ["update", id, resources] => Ok(client.update(id, resources.as_bytes())?),
         ["version", id, version] => Ok(client.edit_spec(id, |spec| spec["ociVersion"] = version.into())?),
         ["lives", runs, ref ids @ ..] => lives(&client, runs.parse().context("RUNS is no number")?, ids),
-        _ => {
-            bail!("keep-task update ID RESOURCES | keep-task version ID VERSION | keep-task lives RUNS ID...")
-        }
+        ["execs", runs, ref ids @ ..] => execs(&client, runs.parse().context("RUNS is no number")?, ids),
+        _ => bail!(
+            "keep-task update ID RESOURCES | keep-task version ID VERSION | keep-task lives RUNS ID... | keep-task execs RUNS ID..."
+        ),
     }
 }
 
 fn lives(client: &Client, runs: usize, ids: &[&str]) -> Result<()> {
     for (id, steps) in ids.iter().zip(client.lives(ids, runs)?) {
         println!("{id} {}", steps.map(|time| time.as_micros().to_string()).join(" "));
+    }
+    Ok(())
+}
+
+fn execs(client: &Client, runs: usize, ids: &[&str]) -> Result<()> {
+    let mut times = vec![Vec::new(); ids.len()];
+    for run in 0..=runs {
+        for (id, times) in ids.iter().zip(&mut times) {
+            let took = client.probe(id, &format!("e{run}"), &["/bin/true", "ok"])?;
+            // The first makes what the others find.
+            if run > 0 {
+                times.push(took.as_micros());
+            }
+        }
+    }
+    for (id, mut times) in ids.iter().zip(times) {
+        times.sort_unstable();
+        println!("{id} {}", times.get(runs / 2).copied().unwrap_or_default());
     }
     Ok(())
 }

@@ -285,6 +285,21 @@ impl Client {
         Ok([create, start, end, lap()])
     }
 
+    /// Runs `words` in a running container as a probe of Kubernetes is run, from the request to its removal; gives how long that took.
+    ///
+    /// # Errors
+    /// The service's own, and when the program fails.
+    pub fn probe(&self, id: &str, exec: &str, words: &[&str]) -> Result<Duration> {
+        let process = self.process(id, words)?;
+        let begin = Instant::now();
+        self.add_exec_of(id, exec, process.to_string().as_bytes(), &Streams::default())?;
+        self.start(id, exec)?;
+        let code = self.wait(id, exec)?;
+        self.delete_exec(id, exec)?;
+        ensure!(code == 0, "it ended with {code}");
+        Ok(begin.elapsed())
+    }
+
     /// A container's runtime spec.
     ///
     /// # Errors

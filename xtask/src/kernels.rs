@@ -214,11 +214,13 @@ pub(crate) fn bench(runs: usize) -> Result<()> {
     let kernel = machine::image(&provision::kernel(LTS_6_12)?)?;
     let parameters = format!("KEEP_CGROUP=v2 KEEP_CONTAINERS=bench KEEP_RUNS={runs}");
     let text = machine::run(&kernel, &initramfs, &parameters, folder.path())?;
-    let [keep, crun] = ["keep", "crun"].map(|who| lives(&text, who));
-    let (keep, crun) = keep.zip(crun).with_context(|| {
+    let unmeasured = || {
         let console = std::fs::read(folder.path().join("console")).unwrap_or_default();
         format!("{}\n{text}\nthe machine measured nothing", String::from_utf8_lossy(&console))
-    })?;
+    };
+    let lives = told(&text, "lives", "keep").zip(told(&text, "lives", "crun"));
+    let execs = told(&text, "execs", "keep").zip(told(&text, "execs", "crun"));
+    let (keep, crun) = lives.with_context(unmeasured)?;
     println!(
         "the steps of a task by containerd's API on cgroup v2, {runs} runs each, interleaved, in a virtual machine; medians:"
     );
@@ -226,12 +228,20 @@ pub(crate) fn bench(runs: usize) -> Result<()> {
     crate::bench::steps::print("shim-runc-v2 + crun", crun);
     let whole = |steps: [Duration; STEPS.len()]| steps.iter().sum::<Duration>().as_secs_f64();
     println!("  created to deleted, keep / crun = {:.2} (aim: at most 1.00)", whole(keep) / whole(crun));
+    let ([keep], [crun]) = execs.with_context(unmeasured)?;
+    let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
+    println!(
+        "an exec of /bin/true, the same: keep {:.0} ms, crun {:.0} ms, keep / crun = {:.2}",
+        milliseconds(keep),
+        milliseconds(crun),
+        milliseconds(keep) / milliseconds(crun)
+    );
     Ok(())
 }
 
-/// How long the steps took, in the line that says so.
-fn lives(text: &str, who: &str) -> Option<[Duration; STEPS.len()]> {
-    let prefix = format!("lives {who} ");
+/// The times of `who`, in the line that tells `what`.
+fn told<const N: usize>(text: &str, what: &str, who: &str) -> Option<[Duration; N]> {
+    let prefix = format!("{what} {who} ");
     let line = text.lines().find_map(|line| line.trim_end().strip_prefix(prefix.as_str()))?;
     let times: Option<Vec<Duration>> =
         line.split(' ').map(|word| word.parse().ok().map(Duration::from_micros)).collect();

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use tests::images;
 use tests::node::Node;
 use tests::provision::say;
-use tests::task::{Client, Streams};
+use tests::task::Client;
 
 use super::contender::{Contender, median, medians};
 use super::steps;
@@ -29,8 +29,10 @@ pub(super) fn exec(node: &Node, runs: usize) -> Result<()> {
     say("measuring execs of /bin/true");
     let client = Client::connect(node)?;
     let times = medians(runs, contenders.len(), |index, turn| {
-        probe(&client, &ids[index], &format!("e{turn}"))
-            .with_context(|| format!("{} does not exec", contenders[index].name))
+        let time = client
+            .probe(&ids[index], &format!("e{turn}"), &["/bin/true", "ok"])
+            .with_context(|| format!("{} does not exec", contenders[index].name))?;
+        Ok(time.as_secs_f64() * 1e9)
     })?;
     let after = memory(node, &ids[0])?;
     end(node, &ids)?;
@@ -41,18 +43,6 @@ pub(super) fn exec(node: &Node, runs: usize) -> Result<()> {
     println!("  (aim: at most 0.50 of runc)");
     println!("own memory of the shim's server: {before} kB before them, {after} kB after");
     Ok(())
-}
-
-/// Wall nanoseconds of one exec, from the request to its removal.
-fn probe(client: &Client, id: &str, exec: &str) -> Result<f64> {
-    let process = client.process(id, &["/bin/true", "ok"])?;
-    let begin = Instant::now();
-    client.add_exec_of(id, exec, process.to_string().as_bytes(), &Streams::default())?;
-    client.start(id, exec)?;
-    let code = client.wait(id, exec)?;
-    client.delete_exec(id, exec)?;
-    ensure!(code == 0, "it ended with {code}");
-    Ok(begin.elapsed().as_secs_f64() * 1e9)
 }
 
 /// Everything else.
