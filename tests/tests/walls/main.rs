@@ -321,7 +321,7 @@ fn covers(word: &str, missing: &str) -> bool {
 
 type Test = fn(&Node) -> Result<()>;
 
-const OTHERS: [(&str, Test); 15] = [
+const OTHERS: [(&str, Test); 16] = [
     ("the walls stand in /proc/PID/status of init", status_of_init),
     ("the walls stand in /proc/self/status of an exec", status_of_exec),
     ("a program that looks at once finds every wall standing", looks_at_once),
@@ -337,6 +337,7 @@ const OTHERS: [(&str, Test); 15] = [
     ),
     ("sockets are watched in a cgroup of the container's own, which its end removes", sockets::own_cgroup),
     ("a container that does not start leaves no cgroup", sockets::no_cgroup_left),
+    ("a container whose cgroup has another's process in it does not start", sockets::taken_cgroup),
     ("an observer that executed itself anew goes on, and its end lets nothing pass", anew::goes_on),
     ("keep violations says the label in one sentence", sentence),
     ("keep ps lists what runs, with its class, digest and gaps", listed),

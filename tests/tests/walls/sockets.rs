@@ -128,3 +128,18 @@ pub(crate) fn no_cgroup_left(node: &Node) -> Result<()> {
     }
     Ok(())
 }
+
+/// Where another's process is in the cgroup, the container's would not be watched alone: it does not start, and nothing is left.
+pub(crate) fn taken_cgroup(node: &Node) -> Result<()> {
+    let id = "cgroup-taken";
+    let cgroup = format!("/sys/fs/cgroup/unified/keep-{}:{id}", node.namespace);
+    let script = "mkdir \"$0\" && { sleep 60 >/dev/null 2>&1 & echo $! >\"$0\"/cgroup.procs; }";
+    node.run("sh", &["-c", script, &cgroup])?.success()?;
+    let words = ["/bin/keep-probe", "pwd"];
+    let run = node.start_container(Runtime::Keep, &["--rm"], "keep.test/declared:1", id, &words);
+    node.remove(id)?;
+    let run = run?;
+    ensure!(!run.status.success() && run.stderr.contains("cannot enter the cgroup"), "{run}");
+    node.run("test", &["!", "-e", &cgroup])?.success()?;
+    Ok(())
+}
