@@ -95,14 +95,20 @@ fn pids_in(folders: &Folders, place: &Place) -> Result<Vec<i32>, Failure> {
 /// The cgroup's folder on the v1 hierarchy that libcgroups reads processes from, found as libcgroups finds it. Its manager looks
 /// every hierarchy up before it reads one.
 fn v1_folder(place: &Place) -> Result<Option<PathBuf>, Failure> {
-    let below = place.path.strip_prefix("/").unwrap_or(&place.path);
-    let plain = below.components().all(|part| matches!(part, Component::Normal(_)));
-    if place.systemd || !plain || !crate::network::is_beside_v1()? {
+    let Some(below) = beneath(&place.path).filter(|_| !place.systemd) else { return Ok(None) };
+    if !crate::network::is_beside_v1()? {
         return Ok(None);
     }
     let mount = get_subsystem_mount_point(&ControllerType::Devices)
         .map_err(|err| Failure::internal("cannot find the container's cgroup", &err))?;
     Ok(Some(mount.join(below)))
+}
+
+/// What a cgroup's path adds to a hierarchy's mount, where that is plain names and at least one.
+fn beneath(path: &Path) -> Option<&Path> {
+    let below = path.strip_prefix("/").unwrap_or(path);
+    let plain = below.components().all(|part| matches!(part, Component::Normal(_)));
+    (plain && !below.as_os_str().is_empty()).then_some(below)
 }
 
 /// Whether a cgroup is not there, or was removed while it was read.
@@ -243,11 +249,9 @@ pub(crate) fn enter_again(container: &Container) -> Result<(), Failure> {
 
 /// `shown` says whether the container is to see one of the hierarchies that are mounted there, as this child sees it.
 fn enter_at(path: &Path, shown: impl FnOnce(&BTreeSet<PathBuf>) -> bool) {
-    let below = path.strip_prefix("/").unwrap_or(path);
-    let plain = below.components().all(|part| matches!(part, Component::Normal(_)));
-    if !plain || below.as_os_str().is_empty() || !crate::network::is_beside_v1().unwrap_or(false) {
+    let Some(below) = beneath(path).filter(|_| crate::network::is_beside_v1().unwrap_or(false)) else {
         return;
-    }
+    };
     let entered = v1_mounts(V1_CONTROLLERS)
         .and_then(|mounts| if shown(&mounts) { Ok(()) } else { enter_v1(&mounts, below) });
     if let Err(err) = entered {
