@@ -216,7 +216,8 @@ pub(crate) fn enter(spec: &Spec, systemd: bool) {
     // Hooks are run in this child's mount namespace, and are to find the machine's.
     let hooks = spec.hooks().as_ref();
     let hooked = hooks.is_some_and(|hooks| hooks.prestart().is_some() || hooks.create_runtime().is_some());
-    if let Some(path) = path.filter(|_| !systemd && !hooked) {
+    let beside_v1 = crate::network::is_beside_v1().unwrap_or(false);
+    if let Some(path) = path.filter(|_| beside_v1 && !systemd && !hooked) {
         enter_at(path, |mounts| {
             let recursive = |mount: &&Mount| mount.options().iter().flatten().any(|option| option == "rbind");
             let binds = spec.mounts().iter().flatten().filter(recursive);
@@ -247,11 +248,10 @@ pub(crate) fn enter_again(container: &Container) -> Result<(), Failure> {
     Ok(())
 }
 
-/// `shown` says whether the container is to see one of the hierarchies that are mounted there, as this child sees it.
+/// To be asked where the machine's cgroups are v1. `shown` says whether the container is to see one of the hierarchies that are mounted
+/// there, as this child sees it.
 fn enter_at(path: &Path, shown: impl FnOnce(&BTreeSet<PathBuf>) -> bool) {
-    let Some(below) = beneath(path).filter(|_| crate::network::is_beside_v1().unwrap_or(false)) else {
-        return;
-    };
+    let Some(below) = beneath(path) else { return };
     let entered = v1_mounts(V1_CONTROLLERS)
         .and_then(|mounts| if shown(&mounts) { Ok(()) } else { enter_v1(&mounts, below) });
     if let Err(err) = entered {

@@ -40,8 +40,6 @@ pub(crate) struct Exec {
     pub(crate) console: Option<PathBuf>,
     /// Where it hands over its listener.
     pub(crate) giver: Giver,
-    /// The container's own process.
-    pub(crate) init: i32,
     /// Why the child that starts it is not born in the container's cgroup, where it is to be.
     pub(crate) no_cgroup: Option<String>,
 }

@@ -19,9 +19,9 @@ use crate::walls::{Folders, Walls};
 #[derive(Debug, Default)]
 pub(crate) struct Birthplace {
     /// The cgroup's folder; none where libcontainer moves the process.
-    folder: Option<File>,
+    pub(crate) folder: Option<File>,
     /// Why it could not be had.
-    problem: Option<String>,
+    pub(crate) problem: Option<String>,
 }
 
 impl Birthplace {
@@ -54,11 +54,6 @@ impl Birthplace {
             Ok(folder) => Self { folder, problem: None },
             Err(err) => Self { folder: None, problem: Some(err.to_string()) },
         }
-    }
-
-    /// Its folder, and why there is none.
-    pub(crate) fn into_parts(self) -> (Option<File>, Option<String>) {
-        (self.folder, self.problem)
     }
 }
 

@@ -133,7 +133,7 @@ impl Pod {
             }
             Failure::internal("cannot make the container's state folder", &err)
         })?;
-        let (cgroup, no_cgroup) = Birthplace::make(&folders).into_parts();
+        let Birthplace { folder: cgroup, problem: no_cgroup } = Birthplace::make(&folders);
         let creation = Creation {
             namespace: self.namespace.clone(),
             id: new.id.clone(),

@@ -15,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use tests::task::Client;
@@ -26,37 +27,26 @@ fn main() -> Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     match words[..] {
-        ["update", id, resources] => Ok(client.update(id, resources.as_bytes())?),
-        ["version", id, version] => Ok(client.edit_spec(id, |spec| spec["ociVersion"] = version.into())?),
-        ["lives", runs, ref ids @ ..] => lives(&client, runs.parse().context("RUNS is no number")?, ids),
-        ["execs", runs, ref ids @ ..] => execs(&client, runs.parse().context("RUNS is no number")?, ids),
+        ["update", id, resources] => client.update(id, resources.as_bytes())?,
+        ["version", id, version] => client.edit_spec(id, |spec| spec["ociVersion"] = version.into())?,
+        ["lives", runs, ref ids @ ..] => print(ids, client.lives(ids, number(runs)?)?),
+        ["execs", runs, ref ids @ ..] => {
+            print(ids, client.probes(ids, number(runs)?, &["/bin/true", "ok"])?);
+        }
         _ => bail!(
             "keep-task update ID RESOURCES | keep-task version ID VERSION | keep-task lives RUNS ID... | keep-task execs RUNS ID..."
         ),
     }
-}
-
-fn lives(client: &Client, runs: usize, ids: &[&str]) -> Result<()> {
-    for (id, steps) in ids.iter().zip(client.lives(ids, runs)?) {
-        println!("{id} {}", steps.map(|time| time.as_micros().to_string()).join(" "));
-    }
     Ok(())
 }
 
-fn execs(client: &Client, runs: usize, ids: &[&str]) -> Result<()> {
-    let mut times = vec![Vec::new(); ids.len()];
-    for run in 0..=runs {
-        for (id, times) in ids.iter().zip(&mut times) {
-            let took = client.probe(id, &format!("e{run}"), &["/bin/true", "ok"])?;
-            // The first makes what the others find.
-            if run > 0 {
-                times.push(took.as_micros());
-            }
-        }
+fn number(runs: &str) -> Result<usize> {
+    runs.parse().context("RUNS is no number")
+}
+
+/// One line for each container: its id and microseconds.
+fn print<const N: usize>(ids: &[&str], measured: Vec<[Duration; N]>) {
+    for (id, times) in ids.iter().zip(measured) {
+        println!("{id} {}", times.map(|time| time.as_micros().to_string()).join(" "));
     }
-    for (id, mut times) in ids.iter().zip(times) {
-        times.sort_unstable();
-        println!("{id} {}", times.get(runs / 2).copied().unwrap_or_default());
-    }
-    Ok(())
 }

@@ -249,22 +249,15 @@ impl Client {
     /// # Errors
     /// The service's own, and when a program fails.
     pub fn lives(&self, ids: &[impl AsRef<str>], runs: usize) -> Result<Vec<[Duration; STEPS.len()]>> {
-        let mut measured = vec![[const { Vec::new() }; STEPS.len()]; ids.len()];
-        for run in 0..=runs {
-            for (id, steps) in ids.iter().zip(&mut measured) {
-                let id = id.as_ref();
-                let times = self.life(id).with_context(|| format!("{id}, life {run}"))?;
-                // The first fills caches.
-                if run > 0 {
-                    steps.iter_mut().zip(times).for_each(|(step, time)| step.push(time));
-                }
-            }
-        }
-        let median = |mut times: Vec<Duration>| {
-            times.sort_unstable();
-            times.get(runs / 2).copied().unwrap_or_default()
-        };
-        Ok(measured.into_iter().map(|steps| steps.map(median)).collect())
+        in_turn(ids, runs, |id, _| self.life(id))
+    }
+
+    /// Runs `words` in each of the running containers `runs` times as [`Client::probe`] does, in turn; gives for each the median time.
+    ///
+    /// # Errors
+    /// As [`Client::probe`].
+    pub fn probes(&self, ids: &[impl AsRef<str>], runs: usize, words: &[&str]) -> Result<Vec<[Duration; 1]>> {
+        in_turn(ids, runs, |id, run| Ok([self.probe(id, &format!("e{run}"), words)?]))
     }
 
     fn life(&self, id: &str) -> Result<[Duration; STEPS.len()]> {
@@ -431,4 +424,27 @@ impl Node {
         let root = PathBuf::from(format!("/proc/{}/root", self.init()));
         root.join(path.strip_prefix("/").unwrap_or(path))
     }
+}
+
+/// Measures something of each container `runs` times, in turn, and once before, which fills caches; gives for each the medians.
+fn in_turn<const N: usize>(
+    ids: &[impl AsRef<str>],
+    runs: usize,
+    measure: impl Fn(&str, usize) -> Result<[Duration; N]>,
+) -> Result<Vec<[Duration; N]>> {
+    let mut measured = vec![[const { Vec::new() }; N]; ids.len()];
+    for run in 0..=runs {
+        for (id, steps) in ids.iter().zip(&mut measured) {
+            let id = id.as_ref();
+            let times = measure(id, run).with_context(|| format!("{id}, run {run}"))?;
+            if run > 0 {
+                steps.iter_mut().zip(times).for_each(|(step, time)| step.push(time));
+            }
+        }
+    }
+    let median = |mut times: Vec<Duration>| {
+        times.sort_unstable();
+        times.get(runs / 2).copied().unwrap_or_default()
+    };
+    Ok(measured.into_iter().map(|steps| steps.map(median)).collect())
 }

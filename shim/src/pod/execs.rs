@@ -1,6 +1,6 @@
 //! Execs: added first, started later, each behind the container's walls.
 
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::SystemTime;
 
 use containerd_shim_protos::events::task::{TaskExecAdded, TaskExecStarted};
@@ -56,7 +56,7 @@ impl Pod {
 
     pub(super) async fn start_exec(&self, target: &Target, exec_id: &Id) -> Result<i32, Failure> {
         let expecting = self.reaper.expecting();
-        let (exec, observer, mut ours, terminal) = self.containers.with(&target.id, |container| {
+        let (exec, observer, cgroup, mut ours, terminal) = self.containers.with(&target.id, |container| {
             container.process(Some(exec_id))?.state.after(Step::Start)?;
             container.takes_exec()?;
             let process = container.execs.get_mut(exec_id).ok_or_else(|| {
@@ -71,6 +71,8 @@ impl Pod {
             let Connections { theirs, ours, console: terminal, giver, taker } = connections;
             let of = Of::Exec { id: exec_id.as_str().to_owned(), session: is_session };
             let observer = observer(container, of, taker);
+            let Birthplace { folder: cgroup, problem: no_cgroup } =
+                Birthplace::find(&container.folders, container.init.pid);
             let exec = Exec {
                 id: target.id.clone(),
                 exec_id: exec_id.clone(),
@@ -80,13 +82,12 @@ impl Pod {
                 stdio: theirs,
                 console,
                 giver,
-                init: container.init.pid,
-                no_cgroup: None,
+                no_cgroup,
             };
-            Ok((exec, observer, ours, terminal))
+            Ok((exec, observer, cgroup, ours, terminal))
         })?;
         let started = match ours.ready().await {
-            Ok(()) => self.run_exec(exec, observer).await,
+            Ok(()) => self.run_exec(exec, observer, cgroup.as_ref().map(AsFd::as_fd)).await,
             Err(failure) => Err(failure),
         };
         let connected = started.and_then(|pid| {
@@ -125,27 +126,34 @@ impl Pod {
         Ok(pid)
     }
 
-    async fn run_exec(&self, exec: Exec, observer: Observer) -> Result<i32, Failure> {
+    async fn run_exec(
+        &self,
+        exec: Exec,
+        observer: Observer,
+        cgroup: Option<BorrowedFd<'_>>,
+    ) -> Result<i32, Failure> {
         let starting = exec.folders.starting(exec.exec_id.as_str());
-        let started = self.run_children(exec, observer).await;
+        let started = self.run_children(exec, observer, cgroup).await;
         if let Err(err) = starting.remove() {
             tracing::error!(error = %err, "cannot remove what an exec needed to start");
         }
         started
     }
 
-    /// One child observes the exec, another makes its process.
-    async fn run_children(&self, mut exec: Exec, observer: Observer) -> Result<i32, Failure> {
+    /// One child observes the exec, another, which is born in the cgroup whose folder is open as `cgroup`, makes its process.
+    async fn run_children(
+        &self,
+        exec: Exec,
+        observer: Observer,
+        cgroup: Option<BorrowedFd<'_>>,
+    ) -> Result<i32, Failure> {
         let keep_observer = [observer.taker.as_fd().as_raw_fd()];
         let mut keep = exec.stdio.raw();
         keep.push(exec.giver.as_fd().as_raw_fd());
         let mut serving = child::spawn(&self.reaper, "observe the exec", &keep_observer, move |answers| {
             observer.run(&answers)
         })?;
-        let (cgroup, no_cgroup) = Birthplace::find(&exec.folders, exec.init).into_parts();
-        exec.no_cgroup = no_cgroup;
         let start = move || exec::start(exec);
-        let cgroup = cgroup.as_ref().map(AsFd::as_fd);
         match child::run_in(cgroup, &self.reaper, "start the exec", &keep, start).await {
             Ok(pid) => serving.answer::<()>(START).await.map(|()| pid),
             Err(failure) => {
