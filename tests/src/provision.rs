@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::cache;
 use crate::command::{Output, run};
 
-/// What the Rust build and a containerd of Debian's own need.
+/// What the Rust build and a containerd of Debian's own need, beside what `xtask/bootstrap` installed.
 pub const PACKAGES: &[&str] = &[
     "containerd",
     "runc",
@@ -21,7 +21,6 @@ pub const PACKAGES: &[&str] = &[
     "gcc",
     "libc6-dev",
     "pkg-config",
-    "protobuf-compiler",
     "libseccomp-dev",
     "libelf-dev",
     "zlib1g-dev",

@@ -19,6 +19,8 @@ const ARROWS: &[(&str, &str)] = &[
 ];
 /// Crates above all: they may use any, and nothing uses them but they each other.
 const ABOVE: &[&str] = &["tests", "xtask"];
+/// The crate that is compiled where nothing is installed yet: it uses no other at all.
+const FIRST: &str = "bootstrap";
 /// Where `unsafe` may stand.
 const UNSAFE: &[&str] = &[
     "sandbox/src/sys/",
@@ -68,6 +70,9 @@ fn arrows(metadata: &Value) -> Result<Vec<String>> {
         let from = name(package);
         for dependency in package["dependencies"].as_array().into_iter().flatten() {
             let to = dependency["name"].as_str().unwrap_or_default();
+            if from == FIRST {
+                wrong.push(format!("{FIRST} is compiled where nothing is installed, and uses {to}"));
+            }
             let allowed = ARROWS.contains(&(from.as_str(), to))
                 || (ABOVE.contains(&from.as_str()) && !ABOVE.contains(&to));
             if ours.contains(to) && !allowed {
