@@ -13,7 +13,7 @@ use nix::sys::signal::Signal;
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use nix::unistd::{AccessFlags, Pid, access, getpid};
 
-use crate::mountinfo::unescaped;
+use crate::mountinfo::{self, unescaped};
 use crate::process::single_thread;
 use crate::sys::process;
 
@@ -67,7 +67,7 @@ impl Unified {
     /// Finds it in this process's mount table. An unreadable table counts as none.
     #[must_use]
     pub fn find() -> Option<Self> {
-        let table = fs::read_to_string("/proc/self/mountinfo").ok()?;
+        let table = table().ok()?;
         // The table lists mounts too that others cover: only what is seen at the place counts.
         let is_seen = |found: &Hierarchy| {
             statfs(&found.mount).is_ok_and(|seen| seen.filesystem_type() == CGROUP2_SUPER_MAGIC)
@@ -109,7 +109,7 @@ impl Unified {
     /// The cgroup `name` directly beneath the hierarchy's root, whether it is there or not.
     #[must_use]
     pub fn own(&self, name: &str) -> OwnCgroup {
-        OwnCgroup(self.0.mount.join(name))
+        OwnCgroup::new(self.0.mount.join(name))
     }
 }
 
@@ -119,7 +119,7 @@ impl Unified {
 /// # Errors
 /// When there is no such process, or its cgroup lies outside of what is mounted.
 pub fn v1_cgroup_of(controller: &str, pid: Pid) -> io::Result<Option<PathBuf>> {
-    let table = fs::read_to_string("/proc/self/mountinfo")?;
+    let table = table()?;
     let Some(hierarchy) = v1_in_table(controller, &table).next() else { return Ok(None) };
     let text = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
     let path = text.lines().find_map(|line| {
@@ -148,7 +148,7 @@ pub fn begin_moves() -> io::Result<()> {
 /// # Errors
 /// When the mount table cannot be read.
 pub fn v1_mounts<'a>(controllers: impl IntoIterator<Item = &'a str>) -> io::Result<BTreeSet<PathBuf>> {
-    let table = fs::read_to_string("/proc/self/mountinfo")?;
+    let table = table()?;
     let controllers = controllers.into_iter();
     let depth = |found: &Hierarchy| found.root.components().count();
     let mounts = controllers.filter_map(|name| v1_in_table(name, &table).min_by_key(depth));
@@ -216,6 +216,11 @@ fn write(path: &Path, text: &str) -> io::Result<()> {
     fs::OpenOptions::new().write(true).open(path)?.write_all(text.as_bytes())
 }
 
+/// This process's mount table as text; a mount whose path is none is no hierarchy that is looked for.
+fn table() -> io::Result<String> {
+    mountinfo::table().map(|table| String::from_utf8_lossy(&table).into_owned())
+}
+
 fn v1_in_table<'a>(controller: &'a str, table: &'a str) -> impl Iterator<Item = Hierarchy> + 'a {
     Hierarchy::in_table(table, move |kind, options| kind == "cgroup" && lists(options, controller))
 }
@@ -225,11 +230,17 @@ fn lists(list: &str, name: &str) -> bool {
     list.split(',').any(|one| one == name)
 }
 
-/// A cgroup that is Keep's alone.
+/// A cgroup that is Keep's, or one container's, alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OwnCgroup(PathBuf);
 
 impl OwnCgroup {
+    /// The one of this folder, whether it is there or not.
+    #[must_use]
+    pub fn new(folder: PathBuf) -> Self {
+        Self(folder)
+    }
+
     /// Its folder.
     #[must_use]
     pub fn path(&self) -> &Path {
@@ -258,12 +269,15 @@ impl OwnCgroup {
         write(&self.0.join(PROCESSES), &process.to_string())
     }
 
-    /// Ends what runs in it, and removes it. Nothing there is no error.
+    /// Ends what runs in it and in those beneath it, and removes them. Nothing there is no error.
     ///
     /// # Errors
     /// When its processes do not end, or it cannot be removed.
     pub fn remove(&self) -> io::Result<()> {
-        let deadline = Instant::now() + VANISH;
+        self.remove_until(Instant::now() + VANISH)
+    }
+
+    fn remove_until(&self, deadline: Instant) -> io::Result<()> {
         loop {
             match fs::remove_dir(&self.0) {
                 Ok(()) => return Ok(()),
@@ -271,10 +285,27 @@ impl OwnCgroup {
                 Err(error) if error.raw_os_error() != Some(libc::EBUSY) || Instant::now() > deadline => {
                     return Err(error);
                 }
-                Err(_) => self.kill()?,
+                Err(_) => {
+                    self.kill()?;
+                    self.remove_beneath(deadline)?;
+                }
             }
             std::thread::sleep(Duration::from_millis(2));
         }
+    }
+
+    fn remove_beneath(&self, deadline: Instant) -> io::Result<()> {
+        let entries = match fs::read_dir(&self.0) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            entries => entries?,
+        };
+        for entry in entries {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                Self(entry.path()).remove_until(deadline)?;
+            }
+        }
+        Ok(())
     }
 
     fn kill(&self) -> io::Result<()> {

@@ -2,13 +2,26 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
+
+/// Room for most tables, in bytes. The kernel writes a part of the table for each read, and std begins with small ones.
+const USUAL: usize = 32 << 10;
+
+/// This process's table.
+///
+/// # Errors
+/// When it cannot be read.
+pub(crate) fn table() -> io::Result<Vec<u8>> {
+    let mut table = Vec::with_capacity(USUAL);
+    File::open("/proc/self/mountinfo")?.read_to_end(&mut table)?;
+    Ok(table)
+}
 
 /// Where mounts are mounted, in the order of the table.
 pub(crate) fn points(table: &[u8]) -> impl Iterator<Item = PathBuf> {
@@ -34,7 +47,7 @@ pub fn upper_layer(point: &Path) -> io::Result<Option<PathBuf>> {
     // Of several mounts at one place this is the one that is seen.
     let about = fs::read_to_string(format!("/proc/self/fdinfo/{}", folder.as_raw_fd()))?;
     let id = about.lines().find_map(|line| line.strip_prefix("mnt_id:")).map(str::trim);
-    let table = fs::read("/proc/self/mountinfo")?;
+    let table = table()?;
     Ok(id.and_then(|id| upper_in(&table, id, &point)))
 }
 

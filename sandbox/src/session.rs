@@ -47,7 +47,7 @@ pub fn open_programs(programs: &ResolvedPrograms) -> Result<(), SessionError> {
     // What is mounted later in the container appears here too, and nothing of this there.
     let none = None::<&str>;
     mount(none, "/", none, MsFlags::MS_SLAVE | MsFlags::MS_REC, none).map_err(namespace)?;
-    let table = std::fs::read("/proc/self/mountinfo").map_err(SessionError::Mounts)?;
+    let table = crate::mountinfo::table().map_err(SessionError::Mounts)?;
     let mounts = Mounts::parse(&table);
     for path in programs.paths() {
         let path = Path::new(path.as_str());

@@ -18,7 +18,7 @@ use libcontainer::container::Container;
 use nix::errno::Errno;
 use nix::unistd::{Pid, getpid};
 use oci_spec::runtime::{LinuxResources, Mount, Spec};
-use sandbox::cgroup::{Unified, enter_v1, v1_cgroup_of, v1_mounts};
+use sandbox::cgroup::{OwnCgroup, Unified, enter_v1, v1_cgroup_of, v1_mounts};
 use sandbox::spec::V1Cgroup;
 
 use crate::error::{Failure, Kind};
@@ -95,13 +95,16 @@ fn pids_in(folders: &Folders, place: &Place) -> Result<Vec<i32>, Failure> {
 /// The cgroup's folder on the v1 hierarchy that libcgroups reads processes from, found as libcgroups finds it. Its manager looks
 /// every hierarchy up before it reads one.
 fn v1_folder(place: &Place) -> Result<Option<PathBuf>, Failure> {
-    let Some(below) = beneath(&place.path).filter(|_| !place.systemd) else { return Ok(None) };
-    if !crate::network::is_beside_v1()? {
-        return Ok(None);
-    }
+    let Some(below) = v1_path(place)? else { return Ok(None) };
     let mount = get_subsystem_mount_point(&ControllerType::Devices)
         .map_err(|err| Failure::internal("cannot find the container's cgroup", &err))?;
     Ok(Some(mount.join(below)))
+}
+
+/// Where the container's cgroups lie beneath the v1 hierarchies, if they are there and systemd has nothing to do with them.
+fn v1_path(place: &Place) -> Result<Option<&Path>, Failure> {
+    let Some(below) = beneath(&place.path).filter(|_| !place.systemd) else { return Ok(None) };
+    Ok(crate::network::is_beside_v1()?.then_some(below))
 }
 
 /// What a cgroup's path adds to a hierarchy's mount, where that is plain names and at least one.
@@ -140,14 +143,22 @@ pub(crate) fn thaw(folders: &Folders) -> Result<(), Failure> {
         .map_err(|err| Failure::internal("cannot thaw the container's processes", &err))
 }
 
-/// Removes the container's cgroup, where libcontainer cannot.
+/// Removes the container's cgroups, and those that it made in them.
 ///
 /// # Errors
 /// When it cannot be removed.
 pub(crate) fn remove(folders: &Folders) -> Result<(), Failure> {
     let Some(place) = place(folders)? else { return Ok(()) };
-    let removed = manager(folders, &place)?.remove();
-    removed.map_err(|err| Failure::internal("cannot remove the container's cgroup", &err))
+    let failed = |err: &(dyn std::error::Error + 'static)| {
+        Failure::internal("cannot remove the container's cgroup", err)
+    };
+    match v1_path(&place)? {
+        // libcgroups would look every hierarchy up before.
+        Some(below) => v1_mounts(V1_CONTROLLERS)
+            .and_then(|mounts| mounts.iter().try_for_each(|mount| OwnCgroup::new(mount.join(below)).remove()))
+            .map_err(|err| failed(&err)),
+        None => manager(folders, &place)?.remove().map_err(|err| failed(&err)),
+    }
 }
 
 /// A container's cgroup.

@@ -1,6 +1,6 @@
 //! Removes a container and all that belongs to it, in the living shim or after its death.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use libcontainer::container::Container;
@@ -19,18 +19,16 @@ const VANISH: Duration = Duration::from_secs(5);
 /// # Errors
 /// When something of it stays. What was gone already is no error.
 pub(crate) fn remove(folders: &Folders, bundle: &Path) -> Result<(), Failure> {
-    match created(folders) {
+    let container = created(folders);
+    end(folders, container.as_ref().and_then(Container::pid).map(|pid| pid.as_raw()))?;
+    match container.filter(leaves_more) {
         Some(mut container) => {
-            end(folders, container.pid().map(|pid| pid.as_raw()))?;
-            container.delete(true).map_err(|err| Failure::internal("cannot delete the container", &err))?;
+            container.delete(true).map_err(|err| Failure::internal("cannot delete the container", &err))?
         }
-        None => {
-            end(folders, None)?;
-            crate::cgroup::remove(folders)?;
-        }
+        None => crate::cgroup::remove(folders)?,
     }
     crate::network::remove(folders)?;
-    unmount(&bundle.join("rootfs"))?;
+    unmount(&rootfs(bundle))?;
     folders.remove().map_err(|err| Failure::internal("cannot remove the container's state", &err))
 }
 
@@ -44,6 +42,16 @@ fn created(folders: &Folders) -> Option<Container> {
     loaded
         .inspect_err(|err| tracing::warn!(error = %chain(err), "removing a container that was half created"))
         .ok()
+}
+
+/// Whether libcontainer has more to do at a container's end than to remove its cgroups: hooks to run, Intel's resource groups.
+fn leaves_more(container: &Container) -> bool {
+    let hooks = container.spec().map(|config| config.hooks);
+    let no_hooks = hooks.is_ok_and(|hooks| hooks.is_none_or(|hooks| hooks.poststop().is_none()));
+    let no_groups = container.intel_rdt_dir().is_none()
+        && container.intel_rdt_monitoring_dir().is_none()
+        && container.clean_up_intel_rdt_subdirectory() != Some(true);
+    !(no_hooks && no_groups)
 }
 
 /// Kills the container's processes and waits until they are gone, so that its cgroup can be removed.
@@ -86,7 +94,16 @@ fn runs(pid: i32) -> bool {
         })
 }
 
-fn unmount(rootfs: &Path) -> Result<(), Failure> {
+/// Where containerd has a container's root filesystem mounted.
+pub(crate) fn rootfs(bundle: &Path) -> PathBuf {
+    bundle.join("rootfs")
+}
+
+/// Unmounts a root filesystem. Nothing there is no error.
+///
+/// # Errors
+/// When the kernel refuses.
+pub(crate) fn unmount(rootfs: &Path) -> Result<(), Failure> {
     loop {
         match umount2(rootfs, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
             // There may be several on top of each other.

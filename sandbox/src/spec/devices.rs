@@ -1,7 +1,7 @@
 //! A volume over `/dev`. libcontainer would make its devices and links in the volume, which may be the machine's own `/dev`: it is
 //! given an empty one for them, and the volume is put over it when they are made, as runc does that makes none then.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -49,7 +49,7 @@ pub fn defer_devices(spec: &mut Spec, rootfs: &Path) {
 pub fn cover_devices(rootfs: &Path, source: &Path, read_only: bool) -> io::Result<()> {
     let root = Root::open(rootfs)?;
     let devices = root.path().join("dev");
-    let table = fs::read("/proc/self/mountinfo")?;
+    let table = mountinfo::table()?;
     let mut beneath = Vec::new();
     for point in mountinfo::points(&table).filter(|point| point.starts_with(&devices)) {
         if point == devices {

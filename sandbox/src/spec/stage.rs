@@ -100,7 +100,7 @@ fn open(stage: &Path) -> io::Result<()> {
     unshare(CloneFlags::CLONE_NEWNS)?;
     let none = None::<&str>;
     // Not of all mounts: volumes may be such that what the container mounts shows on the machine.
-    let point = mountinfo::point_of(&fs::read("/proc/self/mountinfo")?, stage);
+    let point = mountinfo::point_of(&mountinfo::table()?, stage);
     mount(none, &point, none, MsFlags::MS_SLAVE, none)?;
     mount(Some("tmpfs"), stage, Some("tmpfs"), MsFlags::empty(), Some("mode=711"))?;
     Ok(())

@@ -2,6 +2,7 @@
 //! each case forks a child, confines it by a plan made by hand, and looks at what it could do and what was recorded.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+mod cgroups;
 mod confine;
 mod files;
 mod lacking;
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
         observer::CASES,
         servers::CASES,
         lacking::CASES,
+        cgroups::CASES,
     ]
     .concat();
     let chosen = |name: &str| wanted.is_empty() || wanted.iter().any(|word| name.contains(word.as_str()));
