@@ -22,7 +22,7 @@ use crate::reaper::{Exit, Reaper};
 const MAX_ANSWER: u32 = 1 << 20;
 
 /// Longest that any operation may take.
-const DEADLINE: Duration = Duration::from_secs(120);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(120);
 
 /// Runs `operation` in a child that keeps the descriptors `keep`, and waits for its answer. What `operation` owns is
 /// the child's; the shim's copies are closed at once.
@@ -52,9 +52,26 @@ where
     T: Serialize + DeserializeOwned,
     F: FnOnce() -> Result<T, Failure>,
 {
+    begin_in(cgroup, reaper, what, keep, operation)?.answer(DEADLINE).await
+}
+
+/// Begins what [`run_in`] does; the child's answer, for which [`DEADLINE`] is the longest to wait, is `operation`'s.
+///
+/// # Errors
+/// When the child cannot be forked.
+pub(crate) fn begin_in<T, F>(
+    cgroup: Option<BorrowedFd<'_>>,
+    reaper: &Reaper,
+    what: &str,
+    keep: &[RawFd],
+    operation: F,
+) -> Result<Child, Failure>
+where
+    T: Serialize,
+    F: FnOnce() -> Result<T, Failure>,
+{
     let body = |answers: Answers| i32::from(answers.send(&operation()).is_err());
-    let mut child = spawn_in(cgroup, reaper, what, keep, body)?;
-    child.answer(DEADLINE).await
+    spawn_in(cgroup, reaper, what, keep, body)
 }
 
 /// Where a child writes its answers.

@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use sandbox::handover::Taker;
 use tokio::sync::watch;
 
 use crate::config::Config;
@@ -12,6 +11,7 @@ use crate::error::{Failure, Kind};
 use crate::identity::Id;
 use crate::lifecycle::{Lifecycle, Step};
 use crate::oom::Watch;
+use crate::pod::Waiting;
 use crate::reaper::Exit;
 use crate::stdio::{Relay, StdioRequest};
 use crate::walls::Folders;
@@ -27,8 +27,8 @@ pub(crate) struct Process {
     pub(crate) stdio: StdioRequest,
     /// The relay of its streams, until it is deleted.
     pub(crate) relay: Option<Relay>,
-    /// Where its listener will arrive, until its observer takes it.
-    pub(crate) taker: Option<Taker>,
+    /// A container's own: the observer that will start it, until it does.
+    pub(crate) waiting: Option<Waiting>,
     /// An exec's process as containerd describes it.
     pub(crate) spec: Vec<u8>,
     /// Becomes its exit.
@@ -43,7 +43,7 @@ impl Process {
             state: Lifecycle::Added,
             stdio,
             relay: None,
-            taker: None,
+            waiting: None,
             spec,
             ended: watch::Sender::new(None),
         }

@@ -7,7 +7,7 @@
 use std::convert::Infallible;
 use std::ffi::CStr;
 use std::fs::File;
-use std::io::{Read, Seek, Write};
+use std::io::{self, PipeReader, Read, Seek, Write};
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -89,11 +89,14 @@ pub(crate) struct Observer {
     pub(crate) data_dir: PathBuf,
     /// Where the listener arrives.
     pub(crate) taker: Taker,
+    /// An init's: where the shim says, a byte for each, that the container is created, and that it is to start. An end instead says
+    /// that it will not.
+    pub(crate) words: Option<PipeReader>,
 }
 
 impl Observer {
-    /// Raises the network wall and starts the container's process (if it is an init's observer), tells the shim when its program runs or why not,
-    /// and serves the listener until the last of its processes is gone. The exit code of the child.
+    /// Raises the network wall and starts the container's process (if it is an init's observer, once it is told to), tells the shim when its
+    /// program runs or why not, and serves the listener until the last of its processes is gone. The exit code of the child.
     pub(crate) fn run(self, answers: &Answers) -> i32 {
         let mut told = Told { answers, done: false };
         match self.serve(&mut told) {
@@ -106,7 +109,10 @@ impl Observer {
         }
     }
 
-    fn serve(self, told: &mut Told<'_>) -> Result<(), Failure> {
+    fn serve(mut self, told: &mut Told<'_>) -> Result<(), Failure> {
+        if !self.hears_a_word()? {
+            return Ok(());
+        }
         let walls = self.of.walls(&self.folders)?;
         let mut recorder = walls.recorder(&self.data_dir, self.of.exec());
         let mut running = Running::new(self.folders.execs(), self.of.exec());
@@ -114,7 +120,17 @@ impl Observer {
         if matches!(self.of, Of::Init) {
             let failed = |err| Failure::internal("cannot start container", &err);
             let mut container = Container::load(self.folders.oci_state()).map_err(failed)?;
-            denials = network::raise(&walls, &self.folders, &container)?;
+            // Name servers may be written until then: Docker sets up a container's network once it is created.
+            let at_start = walls.plan.sockets.as_ref().is_some_and(|sockets| sockets.dns);
+            if !at_start {
+                denials = network::raise(&walls, &self.folders, &container)?;
+            }
+            if !self.hears_a_word()? {
+                return Ok(());
+            }
+            if at_start {
+                denials = network::raise(&walls, &self.folders, &container)?;
+            }
             container.start().map_err(failed)?;
         }
         let mut labels = Labels::new(self.of.clone(), self.folders.clone());
@@ -135,6 +151,16 @@ impl Observer {
         let Err(err) = kept.execute(&listening);
         tracing::warn!(error = %chain(err.as_ref()), "cannot execute the observer anew");
         kept.serve(walls, listening)
+    }
+
+    /// Waits for the next of the shim's words, where there are any; whether it came.
+    fn hears_a_word(&mut self) -> Result<bool, Failure> {
+        let heard = self.words.as_mut().map_or(Ok(()), |words| words.read_exact(&mut [0]));
+        match heard {
+            Ok(()) => Ok(true),
+            Err(err) if err.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+            Err(err) => Err(Failure::internal("cannot hear whether the container is to start", &err)),
+        }
     }
 }
 

@@ -2,21 +2,23 @@
 
 mod execs;
 mod exits;
+mod starts;
 mod upkeep;
 
 use std::io::ErrorKind;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use containerd_shim_protos::api::Mount;
-use containerd_shim_protos::events::task::{TaskCreate, TaskIO, TaskStart};
+use containerd_shim_protos::events::task::{TaskCreate, TaskIO};
 use containerd_shim_protos::protobuf::MessageField;
 use containerd_shim_protos::topics;
 use sandbox::handover;
 use tokio::sync::Notify;
 
+pub(crate) use self::starts::Waiting;
 use crate::child;
 use crate::config::Config;
 use crate::console::Console;
@@ -25,9 +27,8 @@ use crate::create::{self, Creation};
 use crate::error::{Failure, Kind, chain};
 use crate::events::Publisher;
 use crate::identity::Id;
-use crate::lifecycle::{Lifecycle, Step};
+use crate::lifecycle::Lifecycle;
 use crate::network::Birthplace;
-use crate::observer::{Observer, Of};
 use crate::reaper::Reaper;
 use crate::remove;
 use crate::rootfs::RootfsMount;
@@ -38,9 +39,6 @@ use crate::walls::Folders;
 /// How long a shim without containers waits for one: containerd asks for the first right after the shim's start, and tells a
 /// shim to end right after the last. One that was killed between the two never does.
 const UNUSED: Duration = Duration::from_secs(20);
-
-/// Longest from a start to the program's first instruction.
-const START: Duration = Duration::from_secs(60);
 
 /// The containers of one pod and what serves them.
 #[derive(Debug, Clone)]
@@ -147,17 +145,15 @@ impl Pod {
             giver,
             no_cgroup,
         };
-        let create = move || create::create(creation);
-        let cgroup = cgroup.as_ref().map(AsFd::as_fd);
-        let created = child::run_in(cgroup, &self.reaper, "create the container", &keep, create).await;
-        let connected = created.and_then(|pid| {
+        let created = self.run_creation(creation, &keep, cgroup.as_ref().map(AsFd::as_fd), taker).await;
+        let connected = created.and_then(|(pid, waiting)| {
             let master = terminal.map(Console::receive).transpose();
             let relay = master.and_then(|master| ours.relay(master));
             relay
-                .map(|relay| (pid, relay))
+                .map(|relay| (pid, waiting, relay))
                 .map_err(|err| Failure::internal("cannot connect the streams", &err))
         });
-        let (pid, relay) = match connected {
+        let (pid, waiting, relay) = match connected {
             Ok(connected) => connected,
             Err(failure) => {
                 self.reaper.failed();
@@ -169,7 +165,8 @@ impl Pod {
             }
         };
         let mut init = Process::new(new.stdio.clone(), Vec::new());
-        (init.pid, init.state, init.taker, init.relay) = (pid, Lifecycle::Created, Some(taker), Some(relay));
+        (init.pid, init.state, init.waiting, init.relay) =
+            (pid, Lifecycle::Created, Some(waiting), Some(relay));
         let container = Container {
             bundle: new.bundle.clone(),
             folders,
@@ -185,8 +182,27 @@ impl Pod {
         let event = created_event(&new.id, &new.bundle, &new.rootfs, &new.stdio, pid);
         self.publisher.publish(topics::TASK_CREATE_EVENT_TOPIC, &event);
         self.watch(Target { id: new.id.clone(), exec: None }, pid);
+        self.tell_of_creation(Target { id: new.id.clone(), exec: None });
         drop(expecting);
         Ok(pid)
+    }
+
+    /// One child, which is born in the cgroup whose folder is open as `cgroup`, creates the container; beside it the observer is
+    /// forked that will start it.
+    async fn run_creation(
+        &self,
+        creation: Creation,
+        keep: &[RawFd],
+        cgroup: Option<BorrowedFd<'_>>,
+        taker: handover::Taker,
+    ) -> Result<(i32, Waiting), Failure> {
+        let (folders, data_dir) = (creation.folders.clone(), creation.config.data_dir.clone());
+        let create = move || create::create(creation);
+        let mut creating = child::begin_in(cgroup, &self.reaper, "create the container", keep, create)?;
+        let waiting =
+            Waiting::fork(&self.reaper, folders, data_dir, taker).inspect_err(|_| creating.kill())?;
+        let pid = creating.answer(child::DEADLINE).await?;
+        Ok((pid, waiting))
     }
 
     fn owner<'a>(&'a self, id: &'a Id) -> Owner<'a> {
@@ -201,46 +217,6 @@ impl Pod {
         if let Err(failure) = undone {
             tracing::error!(%failure, "something is left of a container that was not created");
         }
-    }
-
-    /// Starts a created container or an added exec; returns when its program runs behind its walls.
-    ///
-    /// # Errors
-    /// When a wall cannot be raised, the program cannot be executed, or the state is another.
-    pub(crate) async fn start(&self, target: &Target) -> Result<i32, Failure> {
-        match &target.exec {
-            None => self.start_init(target).await,
-            Some(exec) => self.start_exec(target, exec).await,
-        }
-    }
-
-    async fn start_init(&self, target: &Target) -> Result<i32, Failure> {
-        let (pid, observer) = self.containers.with(&target.id, |container| {
-            container.init.step(Step::Start)?;
-            let taker = container
-                .init
-                .taker
-                .take()
-                .ok_or_else(|| Failure::new(Kind::Precondition, "the container was started before"))?;
-            Ok((container.init.pid, observer(container, Of::Init, taker)))
-        })?;
-        self.observe(observer).await?;
-        self.containers.with_process(target, |process| process.step(Step::Started))?;
-        let event = TaskStart {
-            container_id: target.id.as_str().to_owned(),
-            pid: unsigned(pid),
-            ..TaskStart::default()
-        };
-        self.publisher.publish(topics::TASK_START_EVENT_TOPIC, &event);
-        Ok(pid)
-    }
-
-    /// Forks the observer, which starts the container, and waits until the program runs.
-    async fn observe(&self, observer: Observer) -> Result<(), Failure> {
-        let keep = [observer.taker.as_fd().as_raw_fd()];
-        let mut child =
-            child::spawn(&self.reaper, "start the container", &keep, move |answers| observer.run(&answers))?;
-        child.answer::<()>(START).await
     }
 
     /// Ends the server in a while, if no container is there then and none on its way.
@@ -267,10 +243,6 @@ impl Pod {
         }
         self.ended.notify_one();
     }
-}
-
-fn observer(container: &Container, of: Of, taker: handover::Taker) -> Observer {
-    Observer { of, folders: container.folders.clone(), data_dir: container.config.data_dir.clone(), taker }
 }
 
 fn created_event(

@@ -6,7 +6,8 @@ use std::time::SystemTime;
 use containerd_shim_protos::events::task::{TaskExecAdded, TaskExecStarted};
 use containerd_shim_protos::topics;
 
-use super::{Connections, Pod, START, observer, unsigned};
+use super::starts::START;
+use super::{Connections, Pod, unsigned};
 use crate::child;
 use crate::console::Console;
 use crate::container::{Process, Target};
@@ -70,7 +71,13 @@ impl Pod {
             let (spec, is_session) = (std::mem::take(&mut process.spec), process.stdio.terminal);
             let Connections { theirs, ours, console: terminal, giver, taker } = connections;
             let of = Of::Exec { id: exec_id.as_str().to_owned(), session: is_session };
-            let observer = observer(container, of, taker);
+            let observer = Observer {
+                of,
+                folders: container.folders.clone(),
+                data_dir: container.config.data_dir.clone(),
+                taker,
+                words: None,
+            };
             let Birthplace { folder: cgroup, problem: no_cgroup } =
                 Birthplace::find(&container.folders, container.init.pid);
             let exec = Exec {

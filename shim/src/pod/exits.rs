@@ -91,6 +91,7 @@ impl Pod {
         self.tell_of_memory(target);
         let stepped = self.containers.with_process(target, |process| {
             process.step(Step::Exit(exit))?;
+            process.waiting = None;
             process.ended.send_replace(Some(exit));
             Ok(())
         });

@@ -321,7 +321,7 @@ fn covers(word: &str, missing: &str) -> bool {
 
 type Test = fn(&Node) -> Result<()>;
 
-const OTHERS: [(&str, Test); 16] = [
+const OTHERS: [(&str, Test); 17] = [
     ("the walls stand in /proc/PID/status of init", status_of_init),
     ("the walls stand in /proc/self/status of an exec", status_of_exec),
     ("a program that looks at once finds every wall standing", looks_at_once),
@@ -331,6 +331,7 @@ const OTHERS: [(&str, Test); 16] = [
     ("the declared port, folder and program work", declared),
     ("the loader does not run a program that was not declared", loader),
     ("networks, both protocols and name servers count for init and exec", sockets::networks),
+    ("name servers that are written before the start count", sockets::late_name_servers),
     (
         "where a volume may hold unix sockets they are refused, and every connection recorded once",
         sockets::unix_sockets,

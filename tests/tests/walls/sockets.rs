@@ -1,8 +1,11 @@
 //! The network wall beyond single moves: networks, name servers, unix sockets on volumes, the cgroup that it hangs on.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result, ensure};
 use tests::images;
 use tests::node::{Node, Runtime};
+use tests::task::{Client, Streams};
 
 use crate::{Who, outcome, serving};
 
@@ -61,6 +64,34 @@ pub(crate) fn networks(node: &Node) -> Result<()> {
         }
         Ok(())
     })
+}
+
+pub(crate) fn late_name_servers(node: &Node) -> Result<()> {
+    let (image, id) = ("keep.test/resolver:1", "late-servers");
+    node.import(&images::declared_probe()?.label("dev.keep.connect", "dns"), image)?;
+    let (servers, output) = (node.folder.join("state/servers"), node.folder.join("state/late-servers.log"));
+    let write = |address: &str| {
+        std::fs::write(&servers, format!("nameserver {address}\n")).context("cannot write the name servers")
+    };
+    write("127.0.0.53")?;
+    let mount = format!("type=bind,src={},dst=/etc/resolv.conf,options=rbind:ro", servers.display());
+    let moves = ["/bin/keep-probe", "many", "udp:127.0.0.53:53", "udp:127.0.0.54:53"];
+    node.make_container(Runtime::Keep, &["--mount", &mount], image, id, &moves)?;
+    let client = Client::connect(node)?;
+    let uri = format!("file://{}", output.display());
+    client.create(id, &Streams { stdout: uri.clone(), stderr: uri, ..Streams::default() })?;
+    // Whoever sets up the network knows it from here on.
+    std::thread::sleep(Duration::from_millis(200));
+    write("127.0.0.54")?;
+    client.start(id, "")?;
+    client.wait(id, "")?;
+    client.delete(id)?;
+    node.discard(id)?;
+    let said = std::fs::read_to_string(&output).context("cannot read what the program said")?;
+    let outcomes: Vec<&str> = said.lines().filter_map(|line| Some(line.rsplit_once(": ")?.1)).collect();
+    // It is let through, and leads nowhere: the container has no network.
+    ensure!(outcomes == ["denied EPERM", "denied ENETUNREACH"], "{said}");
+    Ok(())
 }
 
 pub(crate) fn unix_sockets(node: &Node) -> Result<()> {
