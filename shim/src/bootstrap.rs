@@ -4,7 +4,7 @@
 //! See docs/decisions/0001-thin-bootstrap.md for why this is not the `containerd-shim` crate's.
 
 use std::collections::HashMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, IsTerminal, Read, Write};
 use std::os::fd::OwnedFd;
@@ -29,7 +29,7 @@ use sandbox::spec::{COVER, cover_devices};
 use crate::config::Config;
 use crate::events::timestamp;
 use crate::features;
-use crate::identity::{Id, group};
+use crate::identity::{Id, Role, group};
 use crate::observer::{self, OBSERVE};
 use crate::socket;
 use crate::walls::Folders;
@@ -106,9 +106,10 @@ fn start(flags: &Flags) -> Result<()> {
     Id::parse(&flags.namespace)?;
     begin_moves();
     let bundle = std::env::current_dir().context("cannot find the bundle")?;
-    let address = containerd_shim::socket_address(&flags.address, &flags.namespace, &pod_of(&bundle, &id)?);
+    let (pod, role) = place_of(&bundle, &id)?;
+    let address = containerd_shim::socket_address(&flags.address, &flags.namespace, &pod);
     if let Some(listener) = socket::listen(&socket::path_of(&address)?)? {
-        leave_server(flags, &bundle, listener)?;
+        leave_server(flags, &bundle, role, listener)?;
     }
     std::fs::write("address", &address).context("cannot write the address file")?;
     print(address.as_bytes())
@@ -137,7 +138,7 @@ fn begin_moves() {
 /// The server is this program again, with the listening socket as its standard input: a fresh process is smaller
 /// than a forked one, and holds nothing else of its parent's. It runs from a read-only mount of its own (CVE-2019-5736): a
 /// container may come by the program of who is about to become its own, or joins it, and must not write to it.
-fn leave_server(flags: &Flags, bundle: &Path, listener: UnixListener) -> Result<()> {
+fn leave_server(flags: &Flags, bundle: &Path, role: Role, listener: UnixListener) -> Result<()> {
     let log = File::options()
         .read(true)
         .write(true)
@@ -150,6 +151,13 @@ fn leave_server(flags: &Flags, bundle: &Path, listener: UnixListener) -> Result<
         .arg0(std::env::args_os().next().unwrap_or_else(|| env!("CARGO_BIN_NAME").into()))
         .args(["-namespace", &flags.namespace, "-id", &flags.id, "-address", &flags.address])
         .args(flags.debug.then_some("-debug"))
+        // Tells it to look up the container's image at once.
+        .args(
+            (role == Role::Workload)
+                .then_some([OsStr::new("-bundle"), bundle.as_os_str()])
+                .into_iter()
+                .flatten(),
+        )
         .arg("serve")
         // Not the bundle: that goes with its container, and the server may have others by then.
         .current_dir("/")
@@ -161,8 +169,8 @@ fn leave_server(flags: &Flags, bundle: &Path, listener: UnixListener) -> Result<
     adjust_oom_score(server.id()).context("cannot adjust the server's OOM score")
 }
 
-/// The id by which the pod's containers share a server.
-fn pod_of(bundle: &Path, id: &Id) -> Result<String> {
+/// The id by which the pod's containers share a server, and what the container is in its pod.
+fn place_of(bundle: &Path, id: &Id) -> Result<(String, Role)> {
     #[derive(serde::Deserialize)]
     struct Annotated {
         #[serde(default)]
@@ -170,7 +178,7 @@ fn pod_of(bundle: &Path, id: &Id) -> Result<String> {
     }
     let config = std::fs::read(bundle.join("config.json")).context("cannot read config.json")?;
     let annotated: Annotated = serde_json::from_slice(&config).context("cannot parse config.json")?;
-    Ok(group(&annotated.annotations, id))
+    Ok((group(&annotated.annotations, id), Role::of(&annotated.annotations)))
 }
 
 /// Cleans up after a server that died.

@@ -18,6 +18,7 @@ use sandbox::handover::Giver;
 use sandbox::programs;
 use sandbox::spec::ImagePrograms;
 
+use crate::ahead::Ahead;
 use crate::cgroup;
 use crate::config::Config;
 use crate::error::{Failure, Kind, chain};
@@ -56,6 +57,8 @@ pub(crate) struct Creation {
     pub(crate) console: Option<PathBuf>,
     /// Where it hands over its listener.
     pub(crate) giver: Giver,
+    /// The look-up of its image, where that was begun before.
+    pub(crate) ahead: Option<Ahead>,
     /// Why the child that creates it is not born in the container's own cgroup, where it is to be.
     pub(crate) no_cgroup: Option<String>,
 }
@@ -209,8 +212,18 @@ impl Decision {
             Role::PodSandbox => Image { entrypoint: first_argument(spec), ..Image::default() },
             Role::Workload => {
                 let mounted = creation.mounted_by_client(spec);
-                image::look_up(&creation.containerd, &identity.namespace, &identity.id, mounted.as_deref())
-                    .map_err(|err| Failure::from_error(Kind::Precondition, &err))?
+                // What its client mounted is looked at too, which nobody could before.
+                let ahead = creation.ahead.as_ref().filter(|_| mounted.is_none());
+                match ahead.and_then(Ahead::image) {
+                    Some(image) => image,
+                    None => image::look_up(
+                        &creation.containerd,
+                        &identity.namespace,
+                        &identity.id,
+                        mounted.as_deref(),
+                    )
+                    .map_err(|err| Failure::from_error(Kind::Precondition, &err))?,
+                }
             }
         };
         let recorded = recorded_image(identity, &image);

@@ -68,6 +68,16 @@ pub(crate) enum Role {
     Workload,
 }
 
+impl Role {
+    /// As CRI's annotations say it.
+    pub(crate) fn of(annotations: &HashMap<String, String>) -> Self {
+        match annotations.get(annotation::CONTAINER_TYPE).map(String::as_str) {
+            Some("sandbox") => Self::PodSandbox,
+            _ => Self::Workload,
+        }
+    }
+}
+
 /// Whose container it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Identity {
@@ -99,15 +109,11 @@ impl Identity {
             }
             _ => None,
         };
-        let role = match get(annotation::CONTAINER_TYPE).as_deref() {
-            Some("sandbox") => Role::PodSandbox,
-            _ => Role::Workload,
-        };
         Self {
             namespace: namespace.to_owned(),
             id: id.as_str().to_owned(),
             group: group(annotations, id),
-            role,
+            role: Role::of(annotations),
             pod,
             name: get(annotation::CONTAINER_NAME).unwrap_or_else(|| id.as_str().to_owned()),
             image_name: get(annotation::IMAGE_NAME),

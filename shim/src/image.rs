@@ -14,6 +14,7 @@ use containerd_client::tonic::transport::Channel;
 use containerd_client::tonic::{Code, Request, Status};
 use containerd_client::with_namespace;
 use oci_spec::image::{Descriptor, ImageConfiguration, ImageIndex, ImageManifest, MediaType};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 /// Largest index or manifest, and largest config, that is read, in bytes.
@@ -24,7 +25,7 @@ const MAX_CONFIG: usize = 1 << 20;
 const DEADLINE: Duration = Duration::from_secs(20);
 
 /// What is known of a container's image.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Image {
     /// Reference by which containerd has it; empty for a container without an image.
     pub(crate) name: String,

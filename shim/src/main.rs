@@ -5,6 +5,7 @@
 //! has libcontainer build the container; [`observer`] (a small child that stays) starts it and answers its filter.
 #![forbid(unsafe_code)]
 
+mod ahead;
 mod bootstrap;
 mod cgroup;
 mod child;

@@ -19,6 +19,7 @@ use sandbox::handover;
 use tokio::sync::Notify;
 
 pub(crate) use self::starts::Waiting;
+use crate::ahead::Ahead;
 use crate::child;
 use crate::config::Config;
 use crate::console::Console;
@@ -56,6 +57,8 @@ pub(crate) struct Pod {
     /// Descriptors that tokio has once for a process: a child that asks containerd builds a runtime of its own, and
     /// tokio's signal driver expects them there.
     pub(crate) runtime_descriptors: Vec<RawFd>,
+    /// The look-up of the image of the container that the shim was started for, until that is created.
+    pub(crate) ahead: Arc<Mutex<Option<Ahead>>>,
     /// Where the shim listens, until it ends.
     pub(crate) socket: Arc<Mutex<Option<PathBuf>>>,
     /// Told when the shim has nothing left to do.
@@ -117,6 +120,9 @@ impl Pod {
         let connections = Connections::make(&new.stdio, &new.config, self.owner(&new.id))?;
         let mut keep = connections.raw();
         keep.extend(&self.runtime_descriptors);
+        let ahead = self.ahead.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let ahead = ahead.filter(|ahead| ahead.is_of(&new.id));
+        keep.extend(ahead.as_ref().map(Ahead::raw));
         let console = connections.console_path();
         let Connections { theirs, mut ours, console: terminal, giver, taker } = connections;
         ours.ready().await?;
@@ -143,6 +149,7 @@ impl Pod {
             stdio: theirs,
             console,
             giver,
+            ahead,
             no_cgroup,
         };
         let created = self.run_creation(creation, &keep, cgroup.as_ref().map(AsFd::as_fd), taker).await;

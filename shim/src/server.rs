@@ -13,6 +13,7 @@ use containerd_shim_protos::ttrpc::r#async::{Server, Service as TtrpcService};
 use containerd_shim_protos::ttrpc::asynchronous::transport::Listener;
 use tokio::sync::Notify;
 
+use crate::ahead::Ahead;
 use crate::container::Containers;
 use crate::events::Publisher;
 use crate::identity::Id;
@@ -39,13 +40,23 @@ pub(crate) fn serve(flags: &Flags) -> Result<()> {
     crate::logging::init(flags.debug).context("cannot open the log")?;
     let namespace = Id::parse(&flags.namespace)?;
     let listener = inherited_listener()?;
+    let ahead = ahead(flags, &namespace);
     nix::sys::prctl::set_child_subreaper(true).context("cannot become the reaper of orphans")?;
     let before = descriptors()?;
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     let runtime = runtime.enable_all().on_thread_park(crate::idle::before_waiting).build()?;
     let mut of_runtime = descriptors()?;
     of_runtime.retain(|fd| !before.contains(fd));
-    runtime.block_on(serve_pod(flags, namespace, listener, of_runtime))
+    runtime.block_on(serve_pod(flags, namespace, listener, ahead, of_runtime))
+}
+
+/// Begins what can be begun for the container that the server was started for, if `start` names its bundle. What cannot is done when
+/// it is created.
+fn ahead(flags: &Flags, namespace: &Id) -> Option<Ahead> {
+    let id = Id::parse(&flags.id).ok().filter(|_| !flags.bundle.is_empty())?;
+    Ahead::begin(&flags.address, namespace, id)
+        .inspect_err(|err| tracing::debug!(error = %err, "cannot fork a child"))
+        .ok()
 }
 
 /// The server took its standard input: it is the listening socket.
@@ -70,6 +81,7 @@ async fn serve_pod(
     flags: &Flags,
     namespace: Id,
     listener: UnixListener,
+    ahead: Option<Ahead>,
     runtime_descriptors: Vec<RawFd>,
 ) -> Result<()> {
     let socket = listener.local_addr()?.as_pathname().map(std::path::Path::to_owned);
@@ -84,6 +96,7 @@ async fn serve_pod(
         containerd: flags.address.clone(),
         reaper,
         runtime_descriptors,
+        ahead: Arc::new(Mutex::new(ahead)),
         socket: Arc::new(Mutex::new(socket)),
         ended: ended.clone(),
     };
