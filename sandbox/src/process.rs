@@ -111,6 +111,13 @@ impl OwnProgram {
     }
 }
 
+/// The mount. Whoever closes it last waits until the kernel has taken it apart.
+impl From<OwnProgram> for OwnedFd {
+    fn from(program: OwnProgram) -> Self {
+        program.folder
+    }
+}
+
 /// Gives back memory that this process, which waits and has one thread, does not need until it goes on: free heap, and the
 /// mapped pages of its program file. They stay in the page cache, where it finds them again.
 ///

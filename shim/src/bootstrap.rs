@@ -135,7 +135,7 @@ fn begin_moves() {
     }
 }
 
-/// The server is this program again, with the listening socket as its standard input: a fresh process is smaller
+/// The server is this program again, with the listening socket as its standard input and the mount of its program as its output: a fresh process is smaller
 /// than a forked one, and holds nothing else of its parent's. It runs from a read-only mount of its own (CVE-2019-5736): a
 /// container may come by the program of who is about to become its own, or joins it, and must not write to it.
 fn leave_server(flags: &Flags, bundle: &Path, role: Role, listener: UnixListener) -> Result<()> {
@@ -162,7 +162,8 @@ fn leave_server(flags: &Flags, bundle: &Path, role: Role, listener: UnixListener
         // Not the bundle: that goes with its container, and the server may have others by then.
         .current_dir("/")
         .stdin(Stdio::from(OwnedFd::from(listener)))
-        .stdout(Stdio::null())
+        // Held by the server while it lives: who closes it last waits for the kernel, and containerd for this process.
+        .stdout(Stdio::from(OwnedFd::from(program)))
         .stderr(log);
     let server = command.spawn().context("cannot start the shim's server")?;
     // Short of memory, the kernel should end the pod's server rather than containerd, which would take all pods with it.

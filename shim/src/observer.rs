@@ -116,7 +116,7 @@ impl Observer {
         let walls = self.of.walls(&self.folders)?;
         let mut recorder = walls.recorder(&self.data_dir, self.of.exec());
         let mut running = Running::new(self.folders.execs(), self.of.exec());
-        let mut denials = None;
+        let (mut denials, mut mounts) = (None, None);
         if matches!(self.of, Of::Init) {
             let failed = |err| Failure::internal("cannot start container", &err);
             let mut container = Container::load(self.folders.oci_state()).map_err(failed)?;
@@ -125,6 +125,8 @@ impl Observer {
             if !at_start {
                 denials = network::raise(&walls, &self.folders, &container)?;
             }
+            // The kernel takes the mounts of a process apart before it tells of its end, unless somebody else has them too.
+            mounts = container.pid().and_then(|pid| File::open(format!("/proc/{pid}/ns/mnt")).ok());
             if !self.hears_a_word()? {
                 return Ok(());
             }
@@ -146,6 +148,7 @@ impl Observer {
         recorder.settle();
         told.tell(Err(Failure::new(Kind::Internal, "the process ended before its program was started")));
         let Some(listening) = served.map_err(cannot_observe)? else { return Ok(()) };
+        drop(mounts);
         let kept = Kept { of: self.of, folders: self.folders, data_dir: self.data_dir, running };
         // It returns only where it fails, and then this process goes on as it is.
         let Err(err) = kept.execute(&listening);

@@ -1,7 +1,8 @@
 //! The pod's server: one thread, one ttrpc service under both names of the task API.
 
 use std::collections::HashMap;
-use std::os::fd::{AsFd, RawFd};
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixListener;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -39,7 +40,7 @@ pub(crate) fn serve(flags: &Flags) -> Result<()> {
     nix::unistd::setsid().context("cannot leave containerd's session")?;
     crate::logging::init(flags.debug).context("cannot open the log")?;
     let namespace = Id::parse(&flags.namespace)?;
-    let listener = inherited_listener()?;
+    let (listener, _program) = inherited()?;
     let ahead = ahead(flags, &namespace);
     nix::sys::prctl::set_child_subreaper(true).context("cannot become the reaper of orphans")?;
     let before = descriptors()?;
@@ -59,15 +60,19 @@ fn ahead(flags: &Flags, namespace: &Id) -> Option<Ahead> {
         .ok()
 }
 
-/// The server took its standard input: it is the listening socket.
+/// What the server took its standard streams from: the listening socket, and the mount that its program lies on. No child is to have
+/// them as its own.
 ///
 /// # Errors
-/// When it was not left by `start`.
-fn inherited_listener() -> Result<UnixListener> {
+/// When they were not left by `start`.
+fn inherited() -> Result<(UnixListener, OwnedFd)> {
     let listener = UnixListener::from(std::io::stdin().as_fd().try_clone_to_owned()?);
     listener.local_addr().context("standard input is no listening socket")?;
-    nix::unistd::dup2_stdin(std::fs::File::open("/dev/null")?)?;
-    Ok(listener)
+    let program = std::io::stdout().as_fd().try_clone_to_owned()?;
+    let null = File::options().read(true).write(true).open("/dev/null")?;
+    nix::unistd::dup2_stdin(&null)?;
+    nix::unistd::dup2_stdout(&null)?;
+    Ok((listener, program))
 }
 
 /// Numbers of this process's open descriptors.

@@ -193,8 +193,20 @@ impl Pod {
         folders: Folders,
         bundle: PathBuf,
     ) -> Result<(), Failure> {
+        // The kernel takes its time to let a file system go; the rest is removed meanwhile. Whoever removes that makes sure that it is
+        // unmounted.
+        let rootfs = remove::rootfs(&bundle);
+        let unmount = move || remove::unmount(&rootfs);
+        let unmounting = child::begin_in(None, &self.reaper, "unmount the root filesystem", &[], unmount);
         child::run(&self.reaper, "delete the container", &[], move || remove::remove(&folders, &bundle))
             .await?;
+        let unmounted = match unmounting {
+            Ok(mut child) => child.answer::<()>(child::DEADLINE).await,
+            Err(failure) => Err(failure),
+        };
+        if let Err(failure) = unmounted {
+            tracing::debug!(%failure, "it was done where the rest was removed");
+        }
         self.containers.remove(&target.id);
         self.end_if_unused();
         let event = TaskDelete {
