@@ -135,8 +135,8 @@ fn begin_moves() {
     }
 }
 
-/// The server is this program again, with the listening socket as its standard input and the mount of its program as its output: a fresh process is smaller
-/// than a forked one, and holds nothing else of its parent's. It runs from a read-only mount of its own (CVE-2019-5736): a
+/// The server is this program again, with the listening socket as its standard input and the mount of its program as its output: a
+/// fresh process is smaller than a forked one, and holds nothing else of its parent's. It runs from a read-only mount of its own (CVE-2019-5736): a
 /// container may come by the program of who is about to become its own, or joins it, and must not write to it.
 fn leave_server(flags: &Flags, bundle: &Path, role: Role, listener: UnixListener) -> Result<()> {
     let log = File::options()
@@ -146,18 +146,14 @@ fn leave_server(flags: &Flags, bundle: &Path, role: Role, listener: UnixListener
         .open(bundle.join("log"))
         .map_or_else(|_| Stdio::null(), Stdio::from);
     let program = OwnProgram::read_only().context("cannot mount this program read-only")?;
+    let named = (role == Role::Workload).then_some([OsStr::new("-bundle"), bundle.as_os_str()]);
     let mut command = Command::new(program.path());
     command
         .arg0(std::env::args_os().next().unwrap_or_else(|| env!("CARGO_BIN_NAME").into()))
         .args(["-namespace", &flags.namespace, "-id", &flags.id, "-address", &flags.address])
         .args(flags.debug.then_some("-debug"))
-        // Tells it to look up the container's image at once.
-        .args(
-            (role == Role::Workload)
-                .then_some([OsStr::new("-bundle"), bundle.as_os_str()])
-                .into_iter()
-                .flatten(),
-        )
+        // Named where it is to look up the container's image at once.
+        .args(named.iter().flatten())
         .arg("serve")
         // Not the bundle: that goes with its container, and the server may have others by then.
         .current_dir("/")

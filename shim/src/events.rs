@@ -1,7 +1,6 @@
 //! Publishes task events to containerd, in order, keeping them while it is away.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
@@ -11,7 +10,7 @@ use containerd_shim_protos::shim::event::Envelope;
 use containerd_shim_protos::shim::events::ForwardRequest;
 use containerd_shim_protos::shim_async::{Client, EventsClient};
 use containerd_shim_protos::ttrpc::context;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 
 /// Most events that wait for containerd; beyond it new ones are dropped and logged.
 const QUEUE: usize = 4096;
@@ -41,7 +40,7 @@ pub(crate) struct Publisher {
 #[derive(Debug, Default)]
 struct State {
     /// Events that were queued and are not delivered, the one under way among them.
-    waiting: AtomicUsize,
+    waiting: watch::Sender<usize>,
     /// Cuts the pause between attempts short.
     hurry: Notify,
 }
@@ -77,19 +76,19 @@ impl Publisher {
             event: MessageField::some(any),
             ..Envelope::default()
         };
-        self.state.waiting.fetch_add(1, Ordering::Relaxed);
+        self.state.waiting.send_modify(|waiting| *waiting += 1);
         if self.queue.try_send(envelope).is_err() {
-            self.state.waiting.fetch_sub(1, Ordering::Relaxed);
+            self.state.waiting.send_modify(|waiting| *waiting -= 1);
             tracing::error!(topic, "event dropped: containerd has been away for too long");
         }
     }
 
     /// Waits until what was queued is delivered, at most `limit`, and tries often meanwhile. Whether all was.
     pub(crate) async fn flush(&self, limit: Duration) -> bool {
+        let mut waiting = self.state.waiting.subscribe();
         let empty = async {
-            while self.state.waiting.load(Ordering::Relaxed) > 0 {
+            while tokio::time::timeout(HURRY, waiting.wait_for(|waiting| *waiting == 0)).await.is_err() {
                 self.state.hurry.notify_one();
-                tokio::time::sleep(HURRY.min(limit)).await;
             }
         };
         tokio::time::timeout(limit, empty).await.is_ok()
@@ -99,6 +98,8 @@ impl Publisher {
 async fn deliver(address: String, mut waiting: mpsc::Receiver<Envelope>, state: Arc<State>) {
     let mut client: Option<EventsClient> = None;
     while let Some(envelope) = waiting.recv().await {
+        // What is answered now goes first: containerd waits for that, and the kernel may run it in this process's place.
+        tokio::task::yield_now().await;
         let mut pause = PAUSE;
         let request = ForwardRequest { envelope: MessageField::some(envelope), ..ForwardRequest::default() };
         while let Err(err) = attempt(&address, &mut client, &request).await {
@@ -109,7 +110,7 @@ async fn deliver(address: String, mut waiting: mpsc::Receiver<Envelope>, state: 
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
         }
-        state.waiting.fetch_sub(1, Ordering::Relaxed);
+        state.waiting.send_modify(|waiting| *waiting -= 1);
     }
 }
 
