@@ -161,7 +161,7 @@ pub fn v1_mounts<'a>(controllers: impl IntoIterator<Item = &'a str>) -> io::Resu
 /// The kernel has a process with all its threads wait for a grace period of its RCU, a thread that moves itself not: that is what
 /// `tasks` is for, which only v1 has. So that who is to move a child of this process afterwards, by `cgroup.procs`, does not have it wait,
 /// that file takes and does nothing in the mount namespace that this process enters for good, once it is where the write would move
-/// it.
+/// it. A user namespace that this process makes or enters afterwards finds that cover locked, and cannot show such a cgroup elsewhere.
 ///
 /// # Errors
 /// When this process has several threads, a cgroup cannot be made or entered, or the kernel refuses a mount. It may be in some of them then;

@@ -48,11 +48,18 @@ const TESTS: &[(&str, Test)] = &[
     ("twenty containers at once start and end", many),
 ];
 
+/// What containerd 1.6 cannot do: its snapshots know no users but the machine's.
+const TESTS_OF_USERS: &[(&str, Test)] = &[
+    ("what has users of its own owns its root", users),
+    ("nothing that has users of its own writes to its cgroups", cgroups_of_users),
+];
+
 fn main() -> ExitCode {
     Shared::conclude(prepare, |containerd, node| {
         let mut trials = Vec::new();
         for (runtime, node) in [(Runtime::Runc, node), (Runtime::Keep, &node.with_shim())] {
-            for (number, (test, run)) in TESTS.iter().enumerate() {
+            let of_users = if containerd == Containerd::Built { TESTS_OF_USERS } else { &[] };
+            for (number, (test, run)) in TESTS.iter().chain(of_users).enumerate() {
                 let name = format!("{containerd}, {runtime}: {test}");
                 trials.push(node.trial(name, move |node| one(node, runtime, number, *run)));
             }
@@ -286,13 +293,36 @@ fn own_cgroups(node: &Node, runtime: Runtime, id: &str) -> Result<()> {
     Ok(())
 }
 
+/// A user namespace as a pod with `hostUsers: false` has one.
+const OWN_USERS: &[&str] = &["--uidmap", "0:65536:65536", "--gidmap", "0:65536:65536", "--remap-labels"];
+
 fn cgroups(node: &Node, runtime: Runtime, id: &str) -> Result<()> {
+    shown_cgroups(node, runtime, id, &[])
+}
+
+fn users(node: &Node, runtime: Runtime, id: &str) -> Result<()> {
+    let words = ["sh", "-c", "cat /proc/self/uid_map; touch /own && ls -ln /own; ls -ln /bin/busybox"];
+    let flags = [OWN_USERS, &["--rm"]].concat();
+    let said = node.start_container(runtime, &flags, BUSYBOX, id, &words)?.success()?;
+    let mut lines = said.stdout.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    ensure!(lines.next() == Some(vec!["0", "65536", "65536"]), "{said}");
+    let owners: Vec<Vec<&str>> = lines.filter_map(|words| words.get(2..4).map(<[_]>::to_vec)).collect();
+    ensure!(owners == [["0", "0"], ["0", "0"]], "{said}");
+    Ok(())
+}
+
+fn cgroups_of_users(node: &Node, runtime: Runtime, id: &str) -> Result<()> {
+    shown_cgroups(node, runtime, id, OWN_USERS)
+}
+
+fn shown_cgroups(node: &Node, runtime: Runtime, id: &str, flags: &[&str]) -> Result<()> {
     let mount = "type=cgroup,src=cgroup,dst=/sys/fs/cgroup,options=ro:nosuid:noexec:nodev";
     let line = "for f in /sys/fs/cgroup/cgroup.procs /sys/fs/cgroup/*/cgroup.procs; do \
                 [ -e $f ] || continue; [ -n \"$(cat $f)\" ] && echo found $f || echo empty $f; \
                 echo 1 >$f && echo wrote $f; done";
     let words = ["sh", "-c", line];
-    let said = node.start_container(runtime, &["--rm", "--mount", mount], BUSYBOX, id, &words)?;
+    let flags = [flags, &["--rm", "--mount", mount]].concat();
+    let said = node.start_container(runtime, &flags, BUSYBOX, id, &words)?;
     ensure!(said.stdout.contains("found"), "there are no cgroups: {said}");
     ensure!(!said.stdout.contains("wrote") && !said.stdout.contains("empty"), "{said}");
     Ok(())

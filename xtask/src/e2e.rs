@@ -14,6 +14,7 @@ const IMAGE: &str = "keep.test/shop:1";
 const POLICY: &str = include_str!("e2e/policy.yaml");
 const POD: &str = include_str!("e2e/shop.yaml");
 const GREEDY: &str = include_str!("e2e/greedy.yaml");
+const USERS: &str = include_str!("e2e/users.yaml");
 
 /// Brings the node up, runs the story, takes the node down; with `stay`, leaves it up.
 ///
@@ -80,22 +81,42 @@ fn story(cluster: &mut Cluster) -> Result<()> {
         .apply(&POD.replace("NAME", "wrong").replace("CLASS", "keep").replace(IMAGE, "keep.test/wrong:1"))?;
     described(cluster, "wrong", "dev.keep.listen")?;
     say("a pod with a wrong label does not start, and kubectl describe pod says why");
-    out_of_memory(cluster)
+    cluster.node.import(&images::busybox()?, "keep.test/busybox:1")?;
+    out_of_memory(cluster)?;
+    own_users(cluster)
 }
 
 /// A container that takes more memory than its limit is shown as Kubernetes shows it everywhere.
 fn out_of_memory(cluster: &Cluster) -> Result<()> {
-    cluster.node.import(&images::busybox()?, "keep.test/busybox:1")?;
     cluster.apply(GREEDY)?;
-    let path = "jsonpath={.status.containerStatuses[0].state.terminated.reason}";
-    let mut last = String::new();
-    until("kubelet to see the container's end", Duration::from_secs(30), || {
-        last = cluster.kubectl(&["get", "pod", "greedy", "-o", path]).ok()?.text().to_owned();
-        (!last.is_empty()).then_some(())
-    })?;
-    ensure!(last == "OOMKilled", "kubelet says {last}");
+    let reason = ended(cluster, "greedy")?;
+    ensure!(reason == "OOMKilled", "kubelet says {reason}");
     say("a container over its memory limit is OOMKilled in the pod's status");
     Ok(())
+}
+
+/// A pod with `hostUsers: false`: its root is no user of the machine, and owns the image's files and the volume's.
+fn own_users(cluster: &Cluster) -> Result<()> {
+    cluster.apply(USERS)?;
+    let reason = ended(cluster, "users")?;
+    let said = cluster.kubectl(&["logs", "users"])?.success()?;
+    ensure!(reason == "Completed", "kubelet says {reason}: {said}");
+    let mut lines = said.stdout.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let map = lines.next().unwrap_or_default();
+    ensure!(matches!(map.as_slice(), ["0", outside, "65536"] if *outside != "0"), "{said}");
+    let owners: Vec<_> = lines.filter_map(|words| words.get(2..4).map(<[_]>::to_vec)).collect();
+    ensure!(owners == [["0", "0"], ["0", "0"]], "{said}");
+    say("a pod with users of its own runs, and owns its files");
+    Ok(())
+}
+
+/// Waits for the end of a pod's container; why it ended, in Kubernetes' word.
+fn ended(cluster: &Cluster, name: &str) -> Result<String> {
+    let path = "jsonpath={.status.containerStatuses[0].state.terminated.reason}";
+    until("kubelet to see the container's end", Duration::from_secs(30), || {
+        let reason = cluster.kubectl(&["get", "pod", name, "-o", path]).ok()?.text().to_owned();
+        (!reason.is_empty()).then_some(reason)
+    })
 }
 
 /// The API server takes the definition and a policy, and refuses one with a misspelt field or value by its name.

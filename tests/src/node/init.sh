@@ -10,6 +10,7 @@ mount -t proc proc "$N/state/proc2"    # a pristine /proc, so that user-namespac
 # a sysfs of this network namespace, with the machine's cgroup mounts bound back in
 mount --rbind /sys/fs/cgroup "$N/state/cg"
 [ ! -d /sys/kernel/security ] || mount --rbind /sys/kernel/security "$N/state/sec"
+umount -l /sys                         # or its mounts stay in the table, covered
 mount -t sysfs sysfs /sys
 mount --rbind "$N/state/cg" /sys/fs/cgroup
 [ ! -d /sys/kernel/security ] || mount --rbind "$N/state/sec" /sys/kernel/security
