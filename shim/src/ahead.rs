@@ -6,7 +6,7 @@ use std::os::fd::AsRawFd;
 
 use crate::error::chain;
 use crate::identity::Id;
-use crate::image::{self, Image};
+use crate::image::{Image, Question};
 
 /// Longest answer, in bytes: labels of the largest config that is read, and some. One that is longer is asked for again.
 const MAX_ANSWER: u64 = 2 << 20;
@@ -29,12 +29,18 @@ impl Ahead {
         keep.extend(crate::logging::descriptor());
         let (containerd, namespace, of) = (containerd.to_owned(), namespace.clone(), id.clone());
         let ask = move || {
-            let found = image::look_up(&containerd, namespace.as_str(), of.as_str(), None);
-            let said = found.map_err(io::Error::other).and_then(|image| {
-                let text = serde_json::to_vec(&image)?;
+            let question = Question {
+                containerd: &containerd,
+                namespace: namespace.as_str(),
+                id: of.as_str(),
+                mounted: None,
+            };
+            // Told, with an end, before what was asked with is taken apart.
+            let said = question.ask(move |answer| {
+                let text = serde_json::to_vec(&answer.map_err(io::Error::other)?)?;
                 told.write_all(&text)
             });
-            said.map_or_else(
+            said.map_err(io::Error::other).flatten().map_or_else(
                 |err| {
                     tracing::debug!(error = %chain(&err), "the image is looked up once more");
                     1

@@ -9,7 +9,7 @@ use libcontainer::syscall::syscall::SyscallType;
 use oci_spec::runtime::{Process, Root, Spec};
 use profiles::intent::Capability;
 use profiles::labels::{self, Notice};
-use profiles::plan::{Wall, baseline_seccomp};
+use profiles::plan::{HostFacts, Wall, baseline_seccomp};
 use profiles::policy::{Command, Mode, Subject};
 use profiles::profile::{self, Computed, Origin, ProfileError};
 use profiles::record::{self, Observation, Verdict};
@@ -25,9 +25,9 @@ use crate::error::{Failure, Kind, chain};
 use crate::executables;
 use crate::executor::WallsExecutor;
 use crate::identity::{Id, Identity, Role};
-use crate::image::{self, Image};
+use crate::image::{Image, Question};
 use crate::network;
-use crate::policies;
+use crate::policies::{self, InForce};
 use crate::process;
 use crate::records::{Context, Recorder, Spool};
 use crate::rootfs::RootfsMount;
@@ -208,6 +208,9 @@ struct Decision {
 impl Decision {
     fn make(identity: &Identity, creation: &Creation, spec: &Spec) -> Result<Self, Failure> {
         let config = &creation.config;
+        // Before the image, for which containerd may still be asked.
+        let host = sandbox::facts::probe();
+        let node = policies::load(config);
         let image = match identity.role {
             Role::PodSandbox => Image { entrypoint: first_argument(spec), ..Image::default() },
             Role::Workload => {
@@ -216,13 +219,16 @@ impl Decision {
                 let ahead = creation.ahead.as_ref().filter(|_| mounted.is_none());
                 match ahead.and_then(Ahead::image) {
                     Some(image) => image,
-                    None => image::look_up(
-                        &creation.containerd,
-                        &identity.namespace,
-                        &identity.id,
-                        mounted.as_deref(),
-                    )
-                    .map_err(|err| Failure::from_error(Kind::Precondition, &err))?,
+                    None => {
+                        let question = Question {
+                            containerd: &creation.containerd,
+                            namespace: &identity.namespace,
+                            id: &identity.id,
+                            mounted: mounted.as_deref(),
+                        };
+                        let answer = question.ask_apart();
+                        answer.map_err(|err| Failure::from_error(Kind::Precondition, &err))?
+                    }
                 }
             }
         };
@@ -235,9 +241,11 @@ impl Decision {
             exec: None,
         };
         let mut recorder = Recorder::new(Spool::new(&config.data_dir, identity), context);
-        let decided = in_force(identity, &recorded, config).and_then(|(policy, notice)| {
+        let node = node.map_err(|err| Refusal::new(Kind::Precondition, err));
+        let decided = node.and_then(|node| {
+            let (policy, notice) = in_force(identity, &recorded, &config.class, node)?;
             recorder.notices(notice.as_slice());
-            Ok((decide(identity, &image, &policy, spec)?, policy))
+            Ok((decide(identity, &image, &policy, &host, spec)?, policy))
         });
         match decided {
             Ok(((computed, plan, session), policy)) => {
@@ -328,13 +336,13 @@ impl Refusal {
 fn in_force(
     identity: &Identity,
     image: &record::Image,
-    config: &Config,
+    class: &str,
+    node: InForce,
 ) -> Result<(Policy, Option<Notice>), Refusal> {
-    let node = policies::load(config).map_err(|err| Refusal::new(Kind::Precondition, err))?;
     let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
     let (name, digest) = (some(&image.name), some(&image.digest));
     let subject = Subject {
-        class: &config.class,
+        class,
         namespace: identity.pod.as_ref().map(|pod| pod.namespace.as_str()),
         image: name.as_deref(),
         digest: digest.as_deref(),
@@ -344,7 +352,13 @@ fn in_force(
     Ok((policy, node.broken.map(|problem| Notice::BrokenPolicies { problem })))
 }
 
-fn decide(identity: &Identity, image: &Image, policy: &Policy, spec: &Spec) -> Result<Decided, Refusal> {
+fn decide(
+    identity: &Identity,
+    image: &Image,
+    policy: &Policy,
+    host: &HostFacts,
+    spec: &Spec,
+) -> Result<Decided, Refusal> {
     if !policy.privileged && is_privileged(spec) {
         let because = format!(
             "class {} runs no privileged containers; remove privileged from the pod, or use a class that allows it",
@@ -360,9 +374,8 @@ fn decide(identity: &Identity, image: &Image, policy: &Policy, spec: &Spec) -> R
                 Refusal::new(kind, err)
             })?,
     };
-    let host = sandbox::facts::probe();
     let planned = |profile: &Profile| {
-        profiles::plan(profile, &host).map_err(|err| Refusal::new(Kind::Precondition, err))
+        profiles::plan(profile, host).map_err(|err| Refusal::new(Kind::Precondition, err))
     };
     let mut plan = planned(&computed.profile)?;
     let session = computed.profile.of_session();

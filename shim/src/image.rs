@@ -89,48 +89,58 @@ pub(crate) enum ImageError {
     Mounted { rootfs: PathBuf, source: std::io::Error },
 }
 
-/// Looks up the image of container `id`. Blocks; runs on a thread of its own, so that a child forked from an
-/// asynchronous process can call it. A container without an image gives an empty [`Image`]. `mounted` is the root filesystem where
-/// containerd is not asked to mount it: the container's client did.
-///
-/// # Errors
-/// When containerd cannot be asked, or the config does not belong to the container's root filesystem.
-pub(crate) fn look_up(
-    address: &str,
-    namespace: &str,
-    id: &str,
-    mounted: Option<&Path>,
-) -> Result<Image, ImageError> {
-    let (address, namespace, id) = (address.to_owned(), namespace.to_owned(), id.to_owned());
-    let mounted = mounted.map(Path::to_owned);
-    let asked = std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(ImageError::Runtime)?;
-        runtime.block_on(async {
-            tokio::time::timeout(DEADLINE, ask(&address, &namespace, &id, mounted.as_deref()))
-                .await
-                .unwrap_or(Err(ImageError::Deadline))
-        })
-    });
-    asked.join().map_err(|_| ImageError::Thread)?
+/// What is asked about a container's image.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Question<'a> {
+    /// containerd's gRPC socket.
+    pub(crate) containerd: &'a str,
+    /// containerd namespace.
+    pub(crate) namespace: &'a str,
+    /// Container id.
+    pub(crate) id: &'a str,
+    /// The root filesystem where containerd is not asked to mount it: the container's client did.
+    pub(crate) mounted: Option<&'a Path>,
 }
 
-async fn ask(address: &str, namespace: &str, id: &str, mounted: Option<&Path>) -> Result<Image, ImageError> {
-    let channel = containerd_client::connect(Path::new(address))
+impl Question<'_> {
+    /// Asks on a thread of its own, so that a child forked from an asynchronous process can. A container without an image gives an
+    /// empty [`Image`].
+    ///
+    /// # Errors
+    /// When containerd cannot be asked, or the config does not belong to the container's root filesystem.
+    pub(crate) fn ask_apart(self) -> Result<Image, ImageError> {
+        let asked = std::thread::scope(|scope| scope.spawn(|| self.ask(|answer| answer)).join());
+        asked.map_err(|_| ImageError::Thread)??
+    }
+
+    /// Asks on this thread. `told` gets the answer, or the errors of [`Self::ask_apart`], as soon as it is there.
+    ///
+    /// # Errors
+    /// When it cannot be prepared to ask.
+    pub(crate) fn ask<T>(self, told: impl FnOnce(Result<Image, ImageError>) -> T) -> Result<T, ImageError> {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_all().build().map_err(ImageError::Runtime)?;
+        Ok(runtime.block_on(async {
+            let asked = tokio::time::timeout(DEADLINE, ask(self)).await;
+            told(asked.unwrap_or(Err(ImageError::Deadline)))
+        }))
+    }
+}
+
+async fn ask(Question { containerd, namespace, id, mounted }: Question<'_>) -> Result<Image, ImageError> {
+    let channel = containerd_client::connect(Path::new(containerd))
         .await
-        .map_err(|source| ImageError::Connect { address: address.to_owned(), source })?;
+        .map_err(|source| ImageError::Connect { address: containerd.to_owned(), source })?;
     let store = Store { channel, namespace: namespace.to_owned() };
     let container = store.container(id).await?;
     if container.image.is_empty() {
         return Ok(Image::default());
     }
-    let target = store.image(&container.image).await?;
     let Some(snapshot) = Snapshot::of(&container, mounted) else {
         return Err(ImageError::NoSnapshot { image: container.image });
     };
-    let parent = store.layers(&snapshot, &container).await?;
+    let (target, parent) =
+        tokio::try_join!(store.image(&container.image), store.layers(&snapshot, &container))?;
     if let Some(rootfs) = mounted {
         store.check_mount(&snapshot, rootfs, &container).await?;
     }
