@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use libcontainer::container::builder::ContainerBuilder;
+use libcontainer::error::LibcontainerError;
 use libcontainer::syscall::syscall::SyscallType;
 use oci_spec::runtime::{Process, Root, Spec};
 use profiles::intent::Capability;
@@ -19,6 +20,7 @@ use sandbox::programs;
 use sandbox::spec::ImagePrograms;
 
 use crate::ahead::Ahead;
+use crate::causes::Causes;
 use crate::cgroup;
 use crate::config::Config;
 use crate::error::{Failure, Kind, chain};
@@ -167,8 +169,9 @@ impl Creation {
 
     /// Has libcontainer build the container, up to a process that waits.
     fn build(self, spec: &Spec, walls: Walls) -> Result<i32, Failure> {
+        let causes = Causes::listen();
         let failed =
-            |err: libcontainer::error::LibcontainerError| Failure::internal("cannot create container", &err);
+            |err: LibcontainerError| Failure::of_libcontainer("cannot create container", &causes, &err);
         let systemd = self.is_systemd(spec);
         self.stdio
             .chown(sandbox::spec::owner(spec))

@@ -1,7 +1,10 @@
 //! Failures of task calls, and the status code each becomes.
 
 use containerd_shim_protos::ttrpc;
+use libcontainer::error::LibcontainerError;
 use serde::{Deserialize, Serialize};
+
+use crate::causes::Causes;
 
 /// What kind of failure, as containerd's clients tell them apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +51,15 @@ impl Failure {
     /// An internal failure: what was being done, and why it failed.
     pub(crate) fn internal(doing: &str, err: &(dyn std::error::Error + 'static)) -> Self {
         Self::new(Kind::Internal, format!("{doing}: {}", chain(err)))
+    }
+
+    /// A failure of libcontainer: what was being done, what libcontainer said first, and what it answered.
+    pub(crate) fn of_libcontainer(doing: &str, causes: &Causes, err: &LibcontainerError) -> Self {
+        let Some(first) = causes.first() else { return Self::internal(doing, err) };
+        // That it could not remove everything is no news: the shim does, once the processes have ended.
+        let answer = chain(err);
+        let answer = answer.split(". error during cleanup").next().unwrap_or_default();
+        Self::new(Kind::Internal, format!("{doing}: {first}: {answer}"))
     }
 }
 

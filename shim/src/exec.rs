@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use libcontainer::container::Container;
 use libcontainer::container::builder::ContainerBuilder;
+use libcontainer::error::LibcontainerError;
 use libcontainer::syscall::syscall::SyscallType;
 use oci_spec::runtime::Process;
 use profiles::plan::Wall;
@@ -11,6 +12,7 @@ use profiles::policy::InteractiveExec;
 use profiles::record::{Observation, Verdict};
 use sandbox::handover::Giver;
 
+use crate::causes::Causes;
 use crate::cgroup;
 use crate::create::check_program;
 use crate::error::{Failure, Kind, chain};
@@ -141,8 +143,8 @@ fn check(exec: &Exec, walls: &Walls, process: &Process, root: &Path) -> Result<(
 }
 
 fn libcontainer(exec: Exec, walls: Walls, starting: &Starting) -> Result<i32, Failure> {
-    let failed =
-        |err: libcontainer::error::LibcontainerError| Failure::internal("cannot exec in container", &err);
+    let causes = Causes::listen();
+    let failed = |err: LibcontainerError| Failure::of_libcontainer("cannot exec in container", &causes, &err);
     let mut builder = ContainerBuilder::new(exec.id.as_str().to_owned(), SyscallType::default())
         .with_executor(WallsExecutor::new(walls, exec.giver))
         .with_console_socket(exec.console)

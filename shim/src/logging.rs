@@ -12,6 +12,8 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use crate::causes::Listener;
+
 static LOG: OnceLock<File> = OnceLock::new();
 
 /// Logs to a copy of standard error from now on; with `debug`, libcontainer's steps too.
@@ -24,7 +26,7 @@ pub(crate) fn init(debug: bool) -> io::Result<()> {
     let (ours, libraries) = if debug { (Level::DEBUG, Level::DEBUG) } else { (Level::INFO, Level::ERROR) };
     let filter = Targets::new().with_default(libraries).with_target(env!("CARGO_CRATE_NAME"), ours);
     let layer = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(move || file);
-    tracing_subscriber::registry().with(filter).with(layer).init();
+    tracing_subscriber::registry().with(filter).with(layer).with(Listener).init();
     Ok(())
 }
 

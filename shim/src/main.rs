@@ -7,6 +7,7 @@
 
 mod ahead;
 mod bootstrap;
+mod causes;
 mod cgroup;
 mod child;
 mod config;

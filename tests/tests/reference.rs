@@ -41,6 +41,7 @@ const TESTS: &[(&str, Test)] = &[
     ("nothing writes to its cgroups", cgroups),
     ("a volume shows the machine's cgroups as they are", cgroups_of_machine),
     ("a private volume does not show what is mounted later", private_volume),
+    ("a volume that is not there fails the start, which says which, where and why", no_volume),
     ("metrics name the container", metrics),
     ("much output arrives whole", much_output),
     ("output goes to a log file", log_file),
@@ -355,6 +356,23 @@ fn private_volume(node: &Node, runtime: Runtime, id: &str) -> Result<()> {
     node.run("umount", &[&later])?.success()?;
     let said = said?.success()?;
     ensure!(!said.stdout.contains("shown"), "{said}");
+    Ok(())
+}
+
+fn no_volume(node: &Node, runtime: Runtime, id: &str) -> Result<()> {
+    let missing = ("bind", "/gone", ["no such file or directory"].as_slice());
+    let unknown = ("nosuch", "none", ["no such device", "enodev"].as_slice());
+    for (number, (kind, source, why)) in [missing, unknown].into_iter().enumerate() {
+        let id = format!("{id}-{number}");
+        let mount = format!("type={kind},src={source},dst=/mnt,options=ro");
+        let said = node.start_container(runtime, &["--rm", "--mount", &mount], BUSYBOX, &id, &["true"])?;
+        let line = said.stderr.to_lowercase();
+        // runc 1.5 does not say where a folder was to go that is not there.
+        let place = runtime == Runtime::Runc || line.contains("/mnt");
+        let told = line.contains(source) && place && why.iter().any(|why| line.contains(why));
+        ensure!(said.code() != 0 && told, "{said}");
+        node.remove(&id)?;
+    }
     Ok(())
 }
 
