@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -216,9 +218,50 @@ fn write(path: &Path, text: &str) -> io::Result<()> {
     fs::OpenOptions::new().write(true).open(path)?.write_all(text.as_bytes())
 }
 
-/// This process's mount table as text; a mount whose path is none is no hierarchy that is looked for.
+/// What the mount table says of hierarchies, as this process, or the one that it was forked from, has read it.
+static KNOWN: Mutex<Known> = Mutex::new(Known { lines: String::new(), places: Vec::new() });
+
+/// The lines of a mount table that are about hierarchies, and what was seen at their places then.
+struct Known {
+    lines: String,
+    places: Vec<(PathBuf, Option<Seen>)>,
+}
+
+/// Device and number of a file.
+type Seen = (u64, u64);
+
+impl Known {
+    fn read() -> io::Result<Self> {
+        let table = mountinfo::table()?;
+        // A mount whose path is no text is no hierarchy that is looked for.
+        let lines = String::from_utf8_lossy(&table);
+        let of_cgroups =
+            |line: &&str| line.split_once(" - ").is_some_and(|(_, kind)| kind.starts_with("cgroup"));
+        let lines: String = lines.lines().filter(of_cgroups).flat_map(|line| [line, "\n"]).collect();
+        let places =
+            Hierarchy::in_table(&lines, |_, _| true).map(|found| (found.mount.clone(), seen(&found.mount)));
+        let places = places.collect();
+        Ok(Self { lines, places })
+    }
+
+    /// Whether what it says can still be so.
+    fn holds(&self) -> bool {
+        !self.places.is_empty() && self.places.iter().all(|(place, then)| seen(place) == *then)
+    }
+}
+
+fn seen(place: &Path) -> Option<Seen> {
+    fs::metadata(place).ok().map(|found| (found.dev(), found.ino()))
+}
+
+/// What this process's mount table says of hierarchies. It is long on a node with many pods, and read again only when there was none, or
+/// something else than before is at the place of one. One that is mounted beside others later is seen by processes that begin later.
 fn table() -> io::Result<String> {
-    mountinfo::table().map(|table| String::from_utf8_lossy(&table).into_owned())
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    if !known.holds() {
+        *known = Known::read()?;
+    }
+    Ok(known.lines.clone())
 }
 
 fn v1_in_table<'a>(controller: &'a str, table: &'a str) -> impl Iterator<Item = Hierarchy> + 'a {

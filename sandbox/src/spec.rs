@@ -19,7 +19,7 @@ use profiles::policy::Mode;
 
 pub use devices::{COVER, cover_devices, defer_devices};
 pub use dialect::{V1Cgroup, translate};
-pub use stage::stage;
+pub use stage::{has_users, stage};
 
 use crate::executables::Executables;
 use crate::idmap;

@@ -17,7 +17,7 @@ use libcgroups::v2::manager::V2ManagerError;
 use libcontainer::container::Container;
 use nix::errno::Errno;
 use nix::unistd::{Pid, getpid};
-use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Mount, Spec};
+use oci_spec::runtime::{LinuxResources, Mount, Spec};
 use sandbox::cgroup::{OwnCgroup, Unified, enter_v1, v1_cgroup_of, v1_mounts};
 use sandbox::spec::V1Cgroup;
 
@@ -228,8 +228,7 @@ pub(crate) fn enter(spec: &Spec, systemd: bool) {
     let hooks = spec.hooks().as_ref();
     let hooked = hooks.is_some_and(|hooks| hooks.prestart().is_some() || hooks.create_runtime().is_some());
     // A user namespace's copy of this child's mounts is locked: the kernel then refuses to show a cgroup without what covers a file in it.
-    let namespaces = linux.and_then(|linux| linux.namespaces().as_ref());
-    let has_users = namespaces.into_iter().flatten().any(|one| one.typ() == LinuxNamespaceType::User);
+    let has_users = sandbox::spec::has_users(spec);
     let beside_v1 = crate::network::is_beside_v1().unwrap_or(false);
     if let Some(path) = path.filter(|_| beside_v1 && !systemd && !hooked && !has_users) {
         enter_at(path, |mounts| {

@@ -50,7 +50,9 @@ pub fn stage(spec: &mut Spec, stage: &Path, rootfs: &Path) -> Result<(), SpecErr
     Ok(())
 }
 
-fn has_users(spec: &Spec) -> bool {
+/// Whether the container's users are its own: it has, or joins, a user namespace.
+#[must_use]
+pub fn has_users(spec: &Spec) -> bool {
     let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
     namespaces.into_iter().flatten().any(|one| one.typ() == LinuxNamespaceType::User)
 }
