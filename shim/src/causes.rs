@@ -13,9 +13,10 @@ use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
-/// Longest line that is kept, in bytes, and how many lines are told: with the first, libcontainer names what it was doing; with the next,
-/// often, what the kernel answered. An Event of Kubernetes has 1024 bytes.
+/// Longest line that is kept, in bytes, how many lines are read, and how many of them are told: with the first, libcontainer names what it
+/// was doing; with the next, often, what the kernel answered. An Event of Kubernetes has 1024 bytes.
 const MAX_LINE: usize = 300;
+const READ: usize = 8;
 const TOLD: usize = 2;
 
 /// Where this process, and those that it forks, write what libcontainer logs as errors.
@@ -32,13 +33,16 @@ impl Causes {
         Self(pipe.and_then(|(read, write)| SAID.set(File::from(write)).ok().map(|()| File::from(read))))
     }
 
-    /// What was said first, on one line; none where nothing was.
-    pub(crate) fn first(&self) -> Option<String> {
-        let mut bytes = vec![0; TOLD * MAX_LINE];
+    /// What was said first, on one line; none where nothing was, or where it says no more than libcontainer's `answer`, which is whole where
+    /// the walls or the program are its reason.
+    pub(crate) fn beyond(&self, answer: &str) -> Option<String> {
+        let mut bytes = vec![0; READ * MAX_LINE];
         let length = self.0.as_ref()?.read(&mut bytes).ok()?;
         let text = String::from_utf8_lossy(bytes.get(..length)?).into_owned();
-        let lines: Vec<&str> = text.lines().take(TOLD).collect();
-        (!lines.is_empty()).then(|| lines.join("; "))
+        if text.is_empty() || text.contains(answer) {
+            return None;
+        }
+        Some(text.lines().take(TOLD).collect::<Vec<_>>().join("; "))
     }
 }
 
@@ -111,17 +115,21 @@ mod tests {
         let causes = Causes::listen();
         let subscriber = tracing_subscriber::registry().with(Listener);
         tracing::subscriber::with_default(subscriber, || {
+            tracing::error!(target: "libcontainer::process", "failed to start: no such program");
+        });
+        assert_eq!(causes.beyond("no such program"), None);
+        let subscriber = tracing_subscriber::registry().with(Listener);
+        tracing::subscriber::with_default(subscriber, || {
             tracing::error!(target: "another", "not this");
             tracing::info!(target: "libcontainer::rootfs", "nor this");
             tracing::error!(target: "libcontainer::rootfs", "failed to mount {:?}", "/mnt\n/x");
             tracing::error!(target: "libcontainer::process", err = ?std::fmt::Error, "failed to prepare rootfs");
             tracing::error!(target: "libcontainer", "failed");
         });
-        let said = causes.first();
-        assert_eq!(
-            said.as_deref(),
-            Some("failed to mount \"/mnt\\n/x\"; failed to prepare rootfs err=Error")
-        );
+        let said = causes.beyond("failed to create container: failed to prepare rootfs");
+        let expected = "failed to mount \"/mnt\\n/x\"; failed to prepare rootfs err=Error";
+        assert_eq!(said.as_deref(), Some(expected));
+        assert_eq!(causes.beyond("failed"), None);
     }
 
     #[test]

@@ -55,11 +55,11 @@ impl Failure {
 
     /// A failure of libcontainer: what was being done, what libcontainer said first, and what it answered.
     pub(crate) fn of_libcontainer(doing: &str, causes: &Causes, err: &LibcontainerError) -> Self {
-        let Some(first) = causes.first() else { return Self::internal(doing, err) };
         // That it could not remove everything is no news: the shim does, once the processes have ended.
         let answer = chain(err);
         let answer = answer.split(". error during cleanup").next().unwrap_or_default();
-        Self::new(Kind::Internal, format!("{doing}: {first}: {answer}"))
+        let beyond = causes.beyond(answer).map(|said| format!("{said}: ")).unwrap_or_default();
+        Self::new(Kind::Internal, format!("{doing}: {beyond}{answer}"))
     }
 }
 
