@@ -13,11 +13,13 @@ use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
-/// Longest line that is kept, in bytes, how many lines are read, and how many of them are told: with the first, libcontainer names what it
-/// was doing; with the next, often, what the kernel answered. An Event of Kubernetes has 1024 bytes.
+/// Longest line that is kept, in bytes, and how many lines are told: with the first, libcontainer names what it was doing; with the next,
+/// often, what the kernel answered. An Event of Kubernetes has 1024 bytes.
 const MAX_LINE: usize = 300;
-const READ: usize = 8;
 const TOLD: usize = 2;
+
+/// What stands in libcontainer's answer before the reason of a process that it forked.
+const FORKED: &str = "executing process : ";
 
 /// Where this process, and those that it forks, write what libcontainer logs as errors.
 static SAID: OnceLock<File> = OnceLock::new();
@@ -33,16 +35,18 @@ impl Causes {
         Self(pipe.and_then(|(read, write)| SAID.set(File::from(write)).ok().map(|()| File::from(read))))
     }
 
-    /// What was said first, on one line; none where nothing was, or where it says no more than libcontainer's `answer`, which is whole where
-    /// the walls or the program are its reason.
+    /// What was said first, on one line; none where nothing was, or where that is the reason that libcontainer's `answer` ends with: it is
+    /// whole where the walls or the program are the reason.
     pub(crate) fn beyond(&self, answer: &str) -> Option<String> {
-        let mut bytes = vec![0; READ * MAX_LINE];
+        let mut bytes = vec![0; TOLD * MAX_LINE];
         let length = self.0.as_ref()?.read(&mut bytes).ok()?;
         let text = String::from_utf8_lossy(bytes.get(..length)?).into_owned();
-        if text.is_empty() || text.contains(answer) {
-            return None;
-        }
-        Some(text.lines().take(TOLD).collect::<Vec<_>>().join("; "))
+        // A field of an event is quoted, as Rust shows it.
+        let unquoted = |text: &str| text.replace('\\', "");
+        let reason = answer.rsplit(FORKED).next().unwrap_or(answer);
+        let first = text.lines().next()?;
+        let more = !unquoted(first).contains(&unquoted(reason));
+        more.then(|| text.lines().take(TOLD).collect::<Vec<_>>().join("; "))
     }
 }
 
@@ -111,25 +115,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_libcontainer_says_first_is_told() {
+    fn what_libcontainer_says_first_is_told_where_its_answer_does_not() {
         let causes = Causes::listen();
-        let subscriber = tracing_subscriber::registry().with(Listener);
-        tracing::subscriber::with_default(subscriber, || {
-            tracing::error!(target: "libcontainer::process", "failed to start: no such program");
-        });
-        assert_eq!(causes.beyond("no such program"), None);
-        let subscriber = tracing_subscriber::registry().with(Listener);
-        tracing::subscriber::with_default(subscriber, || {
+        let said =
+            |log: fn()| tracing::subscriber::with_default(tracing_subscriber::registry().with(Listener), log);
+        said(|| {
             tracing::error!(target: "another", "not this");
             tracing::info!(target: "libcontainer::rootfs", "nor this");
             tracing::error!(target: "libcontainer::rootfs", "failed to mount {:?}", "/mnt\n/x");
-            tracing::error!(target: "libcontainer::process", err = ?std::fmt::Error, "failed to prepare rootfs");
-            tracing::error!(target: "libcontainer", "failed");
+            tracing::error!(target: "libcontainer::process", err = ?fmt::Error, "failed to prepare rootfs");
         });
-        let said = causes.beyond("failed to create container: failed to prepare rootfs");
+        let told = causes.beyond("failed to create: error in executing process : failed to prepare rootfs");
         let expected = "failed to mount \"/mnt\\n/x\"; failed to prepare rootfs err=Error";
-        assert_eq!(said.as_deref(), Some(expected));
-        assert_eq!(causes.beyond("failed"), None);
+        assert_eq!(told.as_deref(), Some(expected));
+
+        said(|| tracing::error!(target: "libcontainer", err = ?"exec \"/x\": refused", "failed to execute"));
+        assert_eq!(
+            causes.beyond("failed to create: error in executing process : exec \"/x\": refused"),
+            None
+        );
+        said(|| tracing::error!(target: "libcontainer", "failed to initialize: exec \"/x\": refused"));
+        assert_eq!(causes.beyond("exec \"/x\": refused"), None);
+        assert_eq!(causes.beyond("nothing was said"), None);
     }
 
     #[test]

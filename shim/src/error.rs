@@ -55,9 +55,11 @@ impl Failure {
 
     /// A failure of libcontainer: what was being done, what libcontainer said first, and what it answered.
     pub(crate) fn of_libcontainer(doing: &str, causes: &Causes, err: &LibcontainerError) -> Self {
-        // That it could not remove everything is no news: the shim does, once the processes have ended.
         let answer = chain(err);
+        // That it could not remove everything is no news: the shim does, once the processes have ended.
         let answer = answer.split(". error during cleanup").next().unwrap_or_default();
+        // It fills up what an exec answers.
+        let answer = answer.trim_end_matches('\0');
         let beyond = causes.beyond(answer).map(|said| format!("{said}: ")).unwrap_or_default();
         Self::new(Kind::Internal, format!("{doing}: {beyond}{answer}"))
     }
