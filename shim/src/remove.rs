@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use libcontainer::config::YoukiConfig;
 use libcontainer::container::Container;
 use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
@@ -19,10 +20,11 @@ const VANISH: Duration = Duration::from_secs(5);
 /// # Errors
 /// When something of it stays. What was gone already is no error.
 pub(crate) fn remove(folders: &Folders, bundle: &Path) -> Result<(), Failure> {
-    let container = created(folders);
-    end(folders, container.as_ref().and_then(Container::pid).map(|pid| pid.as_raw()))?;
-    match container.filter(leaves_more) {
-        Some(mut container) => {
+    let created = created(folders);
+    let init = created.as_ref().and_then(|(container, _)| container.pid());
+    end(folders, init.map(|pid| pid.as_raw()))?;
+    match created.filter(|(container, config)| leaves_more(container, config)) {
+        Some((mut container, _)) => {
             container.delete(true).map_err(|err| Failure::internal("cannot delete the container", &err))?
         }
         None => crate::cgroup::remove(folders)?,
@@ -32,22 +34,25 @@ pub(crate) fn remove(folders: &Folders, bundle: &Path) -> Result<(), Failure> {
     folders.remove().map_err(|err| Failure::internal("cannot remove the container's state", &err))
 }
 
-/// The container as libcontainer noted it; none where it did not get so far that it knows the container's cgroups.
-fn created(folders: &Folders) -> Option<Container> {
+/// The container and its configuration as libcontainer noted them; none where it did not get so far that it knows the
+/// container's cgroups.
+fn created(folders: &Folders) -> Option<(Container, YoukiConfig)> {
     let state = folders.oci_state();
     if !state.exists() {
         return None;
     }
-    let loaded = Container::load(state).and_then(|container| container.spec().map(|_| container));
+    let loaded = Container::load(state).and_then(|container| {
+        let config = container.spec()?;
+        Ok((container, config))
+    });
     loaded
         .inspect_err(|err| tracing::warn!(error = %chain(err), "removing a container that was half created"))
         .ok()
 }
 
 /// Whether libcontainer has more to do at a container's end than to remove its cgroups: hooks to run, Intel's resource groups.
-fn leaves_more(container: &Container) -> bool {
-    let hooks = container.spec().map(|config| config.hooks);
-    let no_hooks = hooks.is_ok_and(|hooks| hooks.is_none_or(|hooks| hooks.poststop().is_none()));
+fn leaves_more(container: &Container, config: &YoukiConfig) -> bool {
+    let no_hooks = config.hooks.as_ref().is_none_or(|hooks| hooks.poststop().is_none());
     let no_groups = container.intel_rdt_dir().is_none()
         && container.intel_rdt_monitoring_dir().is_none()
         && container.clean_up_intel_rdt_subdirectory() != Some(true);
