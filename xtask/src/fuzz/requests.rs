@@ -7,7 +7,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use tempfile::TempDir;
@@ -18,6 +18,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Most that the shim may grow by, in bytes, and after how many inputs that is looked at.
 const MEMORY: u64 = 16 << 20;
 const LOOK_EVERY: u64 = 10_000;
+/// After so long another shim takes the place of the first: one that has got no container after 20 s ends by itself.
+const REPLACE: Duration = Duration::from_secs(8);
 
 /// Service that the requests are to.
 const SERVICE: &str = "containerd.task.v2.Task";
@@ -40,6 +42,7 @@ static SHIM: Mutex<Option<Shim>> = Mutex::new(None);
 struct Shim {
     namespaces: Child,
     folder: TempDir,
+    since: Instant,
     sent: u64,
     /// Its memory before the first input, in bytes.
     memory: u64,
@@ -107,17 +110,18 @@ fn field(number: u8, content: &[u8]) -> Vec<u8> {
 /// When the shim is gone, does not answer, or grows.
 pub(super) fn run(input: &[u8]) -> bool {
     let mut running = SHIM.lock().unwrap_or_else(PoisonError::into_inner);
+    let old = running.take_if(|shim| shim.since.elapsed() > REPLACE);
+    if let Some(Err(error)) = old.map(Shim::end) {
+        panic!("{error:#}");
+    }
     let shim = match running.take().map_or_else(Shim::start, Ok) {
         Ok(shim) => running.insert(shim),
         Err(error) => panic!("cannot start the shim: {error:#}"),
     };
     let answered = shim.send(input);
     shim.sent += 1;
-    if shim.sent % LOOK_EVERY == 0 {
-        let memory = shim.resident().unwrap_or_default();
-        assert!(memory < shim.memory + MEMORY, "the shim grew from {} to {memory} bytes", shim.memory);
-    }
-    match answered {
+    let looked = if shim.sent % LOOK_EVERY == 0 { shim.check_memory() } else { Ok(()) };
+    match answered.and_then(|answered| looked.map(|()| answered)) {
         Ok(answered) => answered,
         Err(error) => panic!("{error:#}; the shim: {:?}", shim.namespaces.try_wait()),
     }
@@ -144,7 +148,7 @@ impl Shim {
             .stderr(Stdio::null())
             .spawn()
             .context("cannot start unshare")?;
-        let mut shim = Self { namespaces, folder, sent: 0, memory: 0 };
+        let mut shim = Self { namespaces, folder, since: Instant::now(), sent: 0, memory: 0 };
         ensure!(shim.send(b"Connect\n")?, "the shim answers nothing");
         shim.memory = shim.resident()?;
         Ok(shim)
@@ -172,6 +176,20 @@ impl Shim {
             // What it cannot decode it may refuse by hanging up.
             Err(_) => Ok(false),
         }
+    }
+
+    /// Ends it, unless its inputs had it end or grow before.
+    fn end(mut self) -> Result<()> {
+        self.check_memory()?;
+        self.namespaces.kill().context("cannot end the shim")?;
+        self.namespaces.wait().context("cannot wait for the shim's end")?;
+        Ok(())
+    }
+
+    fn check_memory(&self) -> Result<()> {
+        let memory = self.resident()?;
+        ensure!(memory < self.memory + MEMORY, "the shim grew from {} to {memory} bytes", self.memory);
+        Ok(())
     }
 
     /// Resident memory of the shim, in bytes.
